@@ -1,0 +1,127 @@
+"""The walk down: rows of coefficients from a value back to the inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxbound._linear import weigh
+from jaxbound._linear_rules import linear_operands, linear_rules, pull_back
+from jaxbound._program import Equation, Graph, Var, read
+from jaxbound._relaxations import Relaxation
+
+Rows = dict[Var, Any]
+# Elements that the rows of one chunk may take in the largest value they meet.
+CHUNK_ELEMENTS = 2**23
+
+
+def walk_back(
+    graph: Graph,
+    var: Var,
+    rows,
+    env: dict[Var, Any],
+    relax: Callable[[Equation], Relaxation] | None,
+) -> tuple[Rows, Any]:
+    """Lower bounds of ``rows . var`` in terms of earlier values.
+
+    Args:
+      graph: the equations.
+      var: where the rows start.
+      rows: ``[K, *var.shape]``.
+      env: the values of known variables.
+      relax: gives the relaxation of a non-linear equation; None: the rows stay at its outputs.
+
+    Returns:
+      ``ends, offset [K]`` with ``sum_v ends[v] . v + offset <= rows . var``; the keys of ``ends`` are
+      inputs (and, without ``relax``, outputs of non-linear equations).
+    """
+    live: Rows = {var: rows}
+    ends: Rows = {}
+    offset = jnp.zeros(rows.shape[0], rows.dtype)
+    for eqn in reversed(graph.equations):
+        hit = {out: live.pop(out) for out in eqn.outputs if out in live}
+        if not hit:
+            continue
+        linear = linear_operands(eqn)
+        outs = [hit.get(v, jnp.zeros((len(rows), *v.shape), v.dtype)) for v in eqn.outputs]
+        if linear is not None:
+            added, found = _through_linear(eqn, linear, outs, env)
+        elif relax is not None:
+            added, found = _through_relaxation(eqn, relax(eqn), outs)
+        else:
+            ends |= hit
+            continue
+        offset = offset + added
+        for v, row in found:
+            live[v] = live[v] + row if v in live else row
+    return ends | live, offset
+
+
+def _through_linear(eqn: Equation, linear: Sequence[int], outs, env):
+    """Rows through an affine equation; known operands among the affine ones make the bias."""
+    moving = eqn.moving
+    operands = [None if i in moving else read(env, a) for i, a in enumerate(eqn.inputs)]
+    transpose = linear_rules[eqn.primitive].transpose
+    if transpose is not None and list(moving) == [0]:
+        row = transpose(outs[0], moving[0].shape, operands[1], **eqn.params)
+        if row is not None:
+            return 0, [(moving[0], row)]
+
+    def fn(*xs):
+        full = list(operands)
+        for i, x in zip(moving, xs, strict=True):
+            full[i] = x
+        return eqn.bind(*full)
+
+    biases, found = pull_back(fn, [(v.shape, v.dtype) for v in moving.values()], outs)
+    offset = sum(map(_dot, outs, biases)) if set(linear) - set(moving) else 0
+    return offset, list(zip(moving.values(), found, strict=True))
+
+
+def _through_relaxation(eqn: Equation, relaxation: Relaxation, outs):
+    """Positive coefficients take the lower function, negative ones the upper."""
+    moving = [v for v in eqn.moving.values() if v.is_float]
+    shapes = [(v.shape, v.dtype) for v in moving]
+    offset, found = 0, []
+    for fn, part in ((relaxation.lower, jnp.maximum), (relaxation.upper, jnp.minimum)):
+        signed = [part(out, 0) for out in outs]
+        biases, walked = pull_back(_as_list(fn), shapes, signed)
+        for rows, bias in zip(signed, biases, strict=True):
+            offset = offset + weigh(rows.reshape(rows.shape[0], -1), bias.reshape(-1))
+        found += zip(moving, walked, strict=True)
+    return offset, found
+
+
+def _as_list(fn):
+    def call(*xs):
+        out = fn(*xs)
+        return out if isinstance(out, list) else [out]
+
+    return call
+
+
+def _dot(rows, bias):
+    return rows.reshape(rows.shape[0], -1) @ bias.reshape(-1)
+
+
+def map_rows(fn: Callable[[Any], Any], graph: Graph, var: Var, chunk_size: int | None):
+    """``fn(unit rows [C, *var.shape])`` for all elements of ``var``, C at a time; leaves ``[size, ...]``."""
+    size = var.size
+    largest = max((v.size for eqn in graph.equations if eqn.moving for v in eqn.outputs), default=1)
+    limit = chunk_size or max(1, CHUNK_ELEMENTS // max(1, largest))
+    chunks = max(1, math.ceil(size / limit))
+    chunk = math.ceil(size / chunks)
+
+    def some(start):
+        rows = jax.nn.one_hot(start + jnp.arange(chunk), size, dtype=var.dtype)
+        return fn(rows.reshape(chunk, *var.shape))
+
+    if chunks == 1:
+        return some(0)
+    stacked = lax.map(some, chunk * jnp.arange(chunks))
+    return jax.tree.map(lambda x: x.reshape(chunks * chunk, *x.shape[2:])[:size], stacked)

@@ -1,0 +1,116 @@
+"""One call of a method: trace, check, and walk up until every operand is bounded."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxbound._errors import check_supported
+from jaxbound._exactness import LOOSE, exactness
+from jaxbound._forward import identities, linear_walk
+from jaxbound._graph import trace
+from jaxbound._ibp import interval_walk, relaxed_operands
+from jaxbound._interval import Interval, check_ends, enclosing_box, intersect, is_region
+from jaxbound._program import Equation, Graph, Var, read
+from jaxbound._relaxations import KINDS, Relaxation, constant_relaxation, relaxations
+from jaxbound._strategies import Recipe, Walk
+
+
+def prepare(
+    recipe: Recipe, fn, args, relaxation="adaptive", intermediates=None, chunk_size=None
+) -> Walk:
+    """Traces, checks and walks up: afterwards every operand of a non-linear equation is bounded."""
+    if relaxation not in KINDS:
+        raise ValueError(
+            f"relaxation is {relaxation!r}; expected one of {', '.join(map(repr, KINDS))}"
+        )
+    if chunk_size is not None and not (isinstance(chunk_size, int) and chunk_size > 0):
+        raise ValueError(f"chunk_size is {chunk_size!r}; expected a positive integer or None")
+    leaves = jax.tree.leaves(args, is_leaf=is_region)
+    if not any(map(is_region, leaves)):
+        raise ValueError(
+            "no argument is uncertain; expected an Interval or LpBall leaf, such as jb.linf_ball(x, eps)"
+        )
+    graph = trace(fn, *args)
+    check_supported(graph)
+    regions = {var: leaf for var, leaf in zip(graph.inputs, leaves, strict=True) if is_region(leaf)}
+    env = {
+        var: enclosing_box(x) if is_region(x) else x
+        for var, x in zip(graph.inputs, leaves, strict=True)
+    }
+    relax = _relaxer(relaxation, env)
+    linear = functools.cache(lambda: linear_walk(graph, identities(regions), env, relax))
+    walk = Walk(graph, regions, env, relax, lambda var: linear()(var), chunk_size)
+    given = _given(graph, intermediates)
+    levels = exactness(graph, regions, restart=False)
+
+    def refine(var: Var) -> Interval:
+        found = recipe.operand(walk, var) if levels[var] == LOOSE else env[var]
+        return intersect(found, given[var]) if var in given else found
+
+    interval_walk(graph, env, refine)
+    return walk
+
+
+def _relaxer(kind: str, env: dict[Var, Any]) -> Callable[[Equation], Relaxation]:
+    """The relaxation of an equation on the intervals of ``env``, made once."""
+
+    @functools.cache
+    def relax(eqn: Equation) -> Relaxation:
+        image = [env[out] for out in eqn.outputs]
+        rule = relaxations.get(eqn.primitive)
+        if kind == "constant" or rule is None or not image[0].lower.size:
+            return constant_relaxation(image)
+        return rule(
+            *(read(env, atom) for atom in eqn.inputs), image=image[0], kind=kind, **eqn.params
+        )
+
+    return relax
+
+
+def names_of(graph: Graph) -> dict[str, Var]:
+    """Operands of non-linear equations by the Flax layer (or line) that made them, and a counter."""
+    producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
+    names: dict[str, Var] = {}
+    for var in relaxed_operands(graph):
+        place = producer[var].layer or producer[var].line if var in producer else "input"
+        count = sum(name.rpartition(":")[0] == place for name in names)
+        names[f"{place}:{count}"] = var
+    return names
+
+
+def _given(graph: Graph, intermediates: dict[str, Interval] | None) -> dict[Var, Interval]:
+    names = names_of(graph)
+    given = {}
+    for name, interval in (intermediates or {}).items():
+        if name not in names:
+            raise ValueError(
+                f"intermediates has {name!r}; expected among {', '.join(map(repr, names))}"
+            )
+        check_ends(interval, f"intermediates[{name!r}]")
+        if interval.shape != names[name].shape:
+            raise ValueError(
+                f"intermediates[{name!r}] has shape {interval.shape}; expected {names[name].shape}"
+            )
+        given[names[name]] = interval
+    return given
+
+
+def outputs(walk: Walk, of: Callable[[Var], Any], known: Callable[[Any], Any]) -> Any:
+    """``of`` every uncertain output, in the tree of the function's value."""
+    found = [
+        of(a) if isinstance(a, Var) and a.uncertain else known(jnp.asarray(read(walk.env, a)))
+        for a in walk.graph.outputs
+    ]
+    return jax.tree.unflatten(walk.graph.out_tree, found)
+
+
+def precision():
+    """The highest, unless the caller chose one by `jax.default_matmul_precision`."""
+    chosen = jax.config.jax_default_matmul_precision is not None  # pyright: ignore
+    return contextlib.nullcontext() if chosen else jax.default_matmul_precision("highest")

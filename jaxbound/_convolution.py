@@ -1,0 +1,135 @@
+"""The transpose of a convolution, written as an ordinary convolution.
+
+What `jax.vjp` emits leaves XLA:CPU's fast path in loops and in kernel gradients. Here rows walk back
+through ``conv(x, W)`` as an NHWC/HWIO convolution of dilated rows with the flipped, channel-swapped
+kernel; the kernel's gradient is the forward convolution's, with the rows in the role of cotangents.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from jaxbound._linear import once
+
+
+class Window(NamedTuple):
+    """The static half of a convolution, channels last."""
+
+    size: tuple[int, ...]  # spatial shape of the input
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]  # of the input
+    spread: tuple[int, ...]  # of the kernel
+    groups: int
+    precision: Any
+
+
+def transpose_convolution(
+    rows, shape: Sequence[int], kernel, *, dimension_numbers, batch_group_count, **params
+):
+    """Rows ``[K, *output_shape]`` of ``conv(x, kernel)`` -> rows ``[K, *shape]``; None: not covered."""
+    if batch_group_count != 1:
+        return None
+    lhs, rhs, out = dimension_numbers
+    window = Window(
+        size=tuple(shape[i] for i in lhs[2:]),
+        strides=tuple(params["window_strides"]),
+        padding=tuple(params["padding"]),
+        dilation=tuple(params["lhs_dilation"]),
+        spread=tuple(params["rhs_dilation"]),
+        groups=params["feature_group_count"],
+        precision=params["precision"],
+    )
+    last = (0, *out[2:], out[1])[1:]
+    rows = jnp.transpose(rows, (0, 1 + out[0], *(1 + i for i in last)))
+    kernel = jnp.transpose(kernel, (*rhs[2:], rhs[1], rhs[0]))
+    merged = _transposed_p.bind(rows.reshape(-1, *rows.shape[2:]), kernel, window=window)
+    walked = merged.reshape(*rows.shape[:2], *merged.shape[1:])
+    # Back to the layout of x: batch, spatial..., feature are axes 1, 2..., -1.
+    order = [0] * len(lhs)
+    for position, axis in enumerate((lhs[0], *lhs[2:], lhs[1])):
+        order[axis] = 1 + position
+    return jnp.transpose(walked, (0, *order))
+
+
+# (rows [N, *output_size, O], kernel [*k, I/groups, O]) -> [N, *size, I]. A primitive, because only a batching
+# rule can merge examples and rows into one axis *before* differentiation: then the kernel's gradient is one
+# convolution for the whole batch.
+_transposed_p = Primitive("transposed_convolution")
+
+
+def _rows_cotangent(cotangent, rows, kernel, *, window: Window):
+    return _convolve(window, cotangent, kernel)
+
+
+def _kernel_cotangent(cotangent, rows, kernel, *, window: Window):
+    blank = jnp.zeros(kernel.aval.shape, kernel.aval.dtype)
+    cotangent, rows = once(cotangent), once(rows)
+    return jax.vjp(functools.partial(_convolve, window, cotangent), blank)[1](rows)[0]
+
+
+def _merge_examples(args, axes, *, window: Window):
+    (rows, kernel), (of_rows, of_kernel) = args, axes
+    if of_kernel is not None:
+        return jax.vmap(lambda r, k: _walk(r, k, window=window), axes)(rows, kernel), 0
+    rows = jnp.moveaxis(rows, of_rows, 0)
+    out = _transposed_p.bind(rows.reshape(-1, *rows.shape[2:]), kernel, window=window)
+    return out.reshape(*rows.shape[:2], *out.shape[1:]), 0
+
+
+def _transposed_abstract(rows, kernel, *, window: Window):
+    groups = window.groups
+    return ShapedArray((rows.shape[0], *window.size, kernel.shape[-2] * groups), rows.dtype)
+
+
+def _convolve(window: Window, x, kernel):
+    return lax.conv_general_dilated(
+        x, kernel, window.strides, window.padding, window.dilation, window.spread,
+        dimension_numbers=_channels_last(x.ndim), feature_group_count=window.groups, precision=window.precision,
+    )  # fmt: skip
+
+
+def _walk(rows, kernel, *, window: Window):
+    spatial = range(kernel.ndim - 2)
+    *size, fan_in, fan_out = kernel.shape
+    # [*k, I/G, (G, O/G)] -> [*k, O/G, (G, I/G)], flipped
+    split = kernel.reshape(*size, fan_in, window.groups, fan_out // window.groups)
+    swapped = jnp.swapaxes(split, -1, -3).reshape(
+        *size, fan_out // window.groups, window.groups * fan_in
+    )
+    padding = []
+    for axis in spatial:
+        reach = (size[axis] - 1) * window.spread[axis]
+        before = reach - window.padding[axis][0]
+        dilated = (rows.shape[1 + axis] - 1) * window.strides[axis] + 1
+        wanted = (window.size[axis] - 1) * window.dilation[axis] + 1
+        padding.append((before, wanted + reach - dilated - before))
+    return lax.conv_general_dilated(
+        rows, jnp.flip(swapped, tuple(spatial)), window.dilation, padding, window.strides, window.spread,
+        dimension_numbers=_channels_last(rows.ndim), feature_group_count=window.groups, precision=window.precision,
+    )  # fmt: skip
+
+
+def _channels_last(ndim: int) -> lax.ConvDimensionNumbers:
+    spatial = tuple(range(1, ndim - 1))
+    return lax.ConvDimensionNumbers(
+        (0, ndim - 1, *spatial),
+        (ndim - 1, ndim - 2, *(i - 1 for i in spatial)),
+        (0, ndim - 1, *spatial),
+    )
+
+
+_transposed_p.def_impl(jax.jit(_walk, static_argnames="window"))
+_transposed_p.def_abstract_eval(_transposed_abstract)
+mlir.register_lowering(_transposed_p, mlir.lower_fun(_walk, multiple_results=False))
+batching.primitive_batchers[_transposed_p] = _merge_examples
+ad.defbilinear(_transposed_p, _rows_cotangent, _kernel_cotangent)

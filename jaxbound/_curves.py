@@ -1,0 +1,221 @@
+"""Lines below and above a function of one variable on [l, u]: the maths of the relaxations.
+
+Every function here returns slopes and intercepts elementwise, sound for all ``l <= u`` (finite), with
+finite gradients also at ``l == u``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+class Lines(NamedTuple):
+    """``lower_slope * z + lower_intercept <= f(z) <= upper_slope * z + upper_intercept`` on [l, u]."""
+
+    lower_slope: Any
+    lower_intercept: Any
+    upper_slope: Any
+    upper_intercept: Any
+
+
+Function = Callable[[Any], Any]
+
+
+def derivative(fn: Function) -> Function:
+    """The elementwise derivative."""
+    return lambda z: jax.jvp(fn, (z,), (jnp.ones_like(z),))[1]
+
+
+def chord(fn: Function, l, u):
+    """Slope of the line through both ends, or of the tangent where they coincide."""
+    apart = u > l
+    width = jnp.where(apart, u - l, 1)
+    return jnp.where(apart, (fn(u) - fn(l)) / width, derivative(fn)(l))
+
+
+def _intercepts(fn: Function, lower_slope, upper_slope, points: Sequence[Any]) -> Lines:
+    """Lines of given slopes, moved until they lie below / above ``fn`` at all ``points``."""
+    below = above = None
+    for z in points:
+        value = fn(z)
+        low, high = value - lower_slope * z, value - upper_slope * z
+        below = low if below is None else jnp.minimum(below, low)
+        above = high if above is None else jnp.maximum(above, high)
+    return Lines(lower_slope, below, upper_slope, above)
+
+
+# ---------------------------------------------------------------- piecewise linear
+
+
+def piecewise_linear(fn: Function, l, u, kinks: Sequence[Any], lower_slope, upper_slope) -> Lines:
+    """Lines of any slopes: ``fn(z) - slope * z`` is extreme at the ends and at the kinks."""
+    inner = [jnp.clip(jnp.asarray(kink, l.dtype), l, u) for kink in kinks]
+    return _intercepts(fn, lower_slope, upper_slope, [l, u, *inner])
+
+
+def one_kink(fn: Function, l, u, kink, left, right, kind: str) -> Lines:
+    """Lines for slope ``left`` below ``kink`` and ``right`` above it (ReLU: 0, 0, 1).
+
+    On the side of the kink's corner every slope between ``left`` and ``right`` touches it: "adaptive"
+    takes the one of least area (CROWN), "tight" the one nearest to constant (Lyu et al.), "parallel"
+    the chord's (Fast-Lin).
+    """
+    unstable = (l < kink) & (u > kink)
+    stable = jnp.where(l >= kink, right, left)
+    slope = chord(fn, jnp.where(unstable, l, kink - 1), jnp.where(unstable, u, kink + 1))
+    slope = jnp.clip(slope, jnp.minimum(left, right), jnp.maximum(left, right))
+    if kind == "parallel":
+        corner = slope
+    elif kind == "tight":
+        corner = jnp.clip(0.0, jnp.minimum(left, right), jnp.maximum(left, right))
+    else:
+        corner = jnp.where(u - kink > kink - l, right, left)
+    convex = left <= right
+    lower = jnp.where(unstable, jnp.where(convex, corner, slope), stable)
+    upper = jnp.where(unstable, jnp.where(convex, slope, corner), stable)
+    return piecewise_linear(fn, l, u, [kink], lower, upper)
+
+
+def two_kinks(fn: Function, l, u, low, high, outer, kind: str) -> Lines:
+    """Lines for slope 1 on [low, high] and ``outer`` on both sides (ParamRamp, clip).
+
+    The table of Lyu et al., arXiv 2104.00447, appendix A.7; any slope is sound, for all parameters.
+    """
+    crosses_low, crosses_high = (l < low) & (u > low), (l < high) & (u > high)
+    both = crosses_low & crosses_high
+    stable = jnp.where((u <= low) | (l >= high), outer, 1.0)
+    across = chord(fn, l, u)
+    if kind == "parallel":
+        slope = jnp.where(crosses_low | crosses_high, across, stable)
+        return piecewise_linear(fn, l, u, [low, high], slope, slope)
+    # Tight: along the outer piece. Adaptive: the slope of least area.
+    to_right = (kind != "tight") & (u - low > low - l)
+    to_left = (kind != "tight") & (u - high <= high - l)
+    below = jnp.where(to_right, jnp.where(crosses_high, _slope(fn, low, u), 1.0), outer)
+    above = jnp.where(to_left, jnp.where(crosses_low, _slope(fn, l, high), 1.0), outer)
+    lower = jnp.where(crosses_low, below, jnp.where(crosses_high, across, stable))
+    upper = jnp.where(crosses_high, above, jnp.where(crosses_low, across, stable))
+    return piecewise_linear(
+        fn, l, u, [low, high], jnp.where(both, below, lower), jnp.where(both, above, upper)
+    )
+
+
+def _slope(fn: Function, a, b):
+    """Slope from a to b > a; 1 elsewhere."""
+    apart = b > a
+    return jnp.where(apart, (fn(b) - fn(a)) / jnp.where(apart, b - a, 1), 1.0)
+
+
+# ---------------------------------------------------------------- smooth
+
+
+def convex(fn: Function, l, u, tangent_at=None) -> Lines:
+    """Below: a tangent (at the centre unless told). Above: the chord."""
+    z = 0.5 * l + 0.5 * u if tangent_at is None else tangent_at
+    lower_slope, upper_slope = derivative(fn)(z), chord(fn, l, u)
+    above = jnp.maximum(fn(l) - upper_slope * l, fn(u) - upper_slope * u)
+    return Lines(lower_slope, fn(z) - lower_slope * z, upper_slope, above)
+
+
+def negated(lines: Lines) -> Lines:
+    """Lines of -f from lines of f."""
+    return Lines(
+        -lines.upper_slope, -lines.upper_intercept, -lines.lower_slope, -lines.lower_intercept
+    )
+
+
+def concave(fn: Function, l, u) -> Lines:
+    """Below: the chord. Above: the tangent at the centre."""
+    return negated(convex(lambda z: -fn(z), l, u))
+
+
+def s_shaped(fn: Function, l, u) -> Lines:
+    """Lines for a function that is convex below 0 and concave above it (sigmoid, tanh, arctan).
+
+    Above: the tangent that passes through (l, f(l)) if it touches inside the interval, else the
+    chord; where all is concave, the tangent at the centre. Below: the same, turned around.
+
+    References: Boopathy et al., arXiv 1811.12395.
+    """
+    upper_slope, touch = _upper(fn, l, u)
+    mirrored = lambda z: -fn(-z)
+    lower_slope, mirrored_touch = _upper(mirrored, -u, -l)
+    above = jnp.maximum(fn(l) - upper_slope * l, fn(touch) - upper_slope * touch)
+    above = jnp.where(l >= 0, fn(touch) - upper_slope * touch, above)
+    other = -mirrored_touch
+    below = jnp.minimum(fn(u) - lower_slope * u, fn(other) - lower_slope * other)
+    below = jnp.where(u <= 0, fn(other) - lower_slope * other, below)
+    return Lines(lower_slope, below, upper_slope, above)
+
+
+def _upper(fn: Function, l, u):
+    """Slope of the upper line of a convex-concave function, and a point where it touches."""
+    slope_at = derivative(fn)
+    # The tangent through (l, f(l)) touches where the chord's slope meets the function's.
+    touch = _bisect(
+        lambda z: _slope(fn, l, z) >= slope_at(z), jnp.zeros_like(u), jnp.maximum(u, 0)
+    )[1]
+    # Asked at u, where the answer is clear: at the touching point itself rounding would decide.
+    inside = _slope(fn, l, u) >= slope_at(u)
+    center = 0.5 * l + 0.5 * u
+    tangent = (l >= 0) | ((u > 0) & inside)
+    touch = jnp.where(l >= 0, center, touch)
+    return jnp.where(tangent, slope_at(touch), chord(fn, l, u)), jnp.where(tangent, touch, u)
+
+
+def _bisect(beyond: Function, low, high):
+    """A bracket around the point from which on ``beyond`` holds; no gradient."""
+
+    def halve(_, bracket):
+        low, high = bracket
+        middle = 0.5 * low + 0.5 * high
+        right = beyond(middle)
+        return jnp.where(right, low, middle), jnp.where(right, middle, high)
+
+    bracket = lax.fori_loop(0, 30, halve, lax.stop_gradient((low, high)))
+    return lax.stop_gradient(bracket)
+
+
+def wavy(fn: Function, l, u, bends: Sequence[float], first: int) -> Lines:
+    """Lines for a function whose curvature changes sign at ``bends`` only.
+
+    Slopes: the tangent's at the centre where the whole interval curves one way, else the chord's.
+    Intercepts: ``g(z) = fn(z) - slope * z`` is extreme at the ends, or where g' changes sign. On a
+    piece of one curvature, bisection brackets that point by p <= q; as g is convex (concave) there, it
+    stays above (below) ``g(p) + g'(p) (q - p)``. So any slope is sound.
+
+    ``bends`` increase; ``first`` is the sign of the curvature left of all of them.
+    """
+    pieces = list(itertools.pairwise([-jnp.inf, *bends, jnp.inf]))
+    signs = [first * (-1) ** i for i in range(len(pieces))]
+    across, tangent = chord(fn, l, u), derivative(fn)(0.5 * l + 0.5 * u)
+    lower_slope = upper_slope = across
+    for (a, b), sign in zip(pieces, signs, strict=True):
+        within = (l >= a) & (u <= b)
+        lower_slope = jnp.where(within & (sign > 0), tangent, lower_slope)
+        upper_slope = jnp.where(within & (sign < 0), tangent, upper_slope)
+    points = [l, u, *(jnp.clip(jnp.asarray(bend, l.dtype), l, u) for bend in bends)]
+    lines = _intercepts(fn, lower_slope, upper_slope, points)
+    below, above = lines.lower_intercept, lines.upper_intercept
+    for (a, b), sign in zip(pieces, signs, strict=True):
+        # A piece beside the interval shrinks to its nearer end.
+        low, high = (jnp.clip(jnp.clip(z, a, b), l, u) for z in (l, u))
+        if sign > 0:
+            below = jnp.minimum(below, _least(fn, lower_slope, low, high))
+        else:
+            above = jnp.maximum(above, -_least(lambda z: -fn(z), -upper_slope, low, high))
+    return Lines(lower_slope, below, upper_slope, above)
+
+
+def _least(fn: Function, slope, low, high):
+    """A value below ``fn(z) - slope * z`` on [low, high], where fn is convex."""
+    slope_at = derivative(fn)
+    low, high = jnp.minimum(low, high), jnp.maximum(low, high)
+    p, q = _bisect(lambda z: slope_at(z) >= slope, low, high)
+    return fn(p) - slope * p + jnp.minimum(slope_at(p) - slope, 0) * (q - p)

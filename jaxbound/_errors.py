@@ -1,0 +1,45 @@
+"""The one error for programs without a rule."""
+
+from __future__ import annotations
+
+from jaxbound._interval_rules import interval_rules
+from jaxbound._linear_rules import linear_operands
+from jaxbound._program import Equation, Graph
+
+
+class UnsupportedPrimitiveError(NotImplementedError):
+    """The function applies primitives without a rule to uncertain values.
+
+    Raised before any bound is computed; the message lists all of them, with the Flax layer, the
+    user's line, and what to register. ``primitives`` holds their names.
+    """
+
+    def __init__(self, equations: list[Equation]):
+        self.primitives = tuple(dict.fromkeys(str(eqn.primitive) for eqn in equations))
+        lines = dict.fromkeys(map(_describe, equations))
+        super().__init__(
+            "no rule for:\n  "
+            + "\n  ".join(lines)
+            + "\nRegister one with jaxbound.register_interval_rule(primitive) (enough for every method; add"
+            " jaxbound.register_relaxation for tight linear bounds, or jaxbound.register_linear_rule if it is affine),"
+            " or write the function in terms of supported primitives."
+        )
+
+
+def check_supported(graph: Graph) -> None:
+    """Raises unless every equation on uncertain values has a rule."""
+    missing = [eqn for eqn in graph.equations if eqn.moving and not _supported(eqn)]
+    if missing:
+        raise UnsupportedPrimitiveError(missing)
+
+
+def _supported(eqn: Equation) -> bool:
+    rule = interval_rules.get(eqn.primitive)
+    return rule is not None and (rule.accepts(eqn.uncertain) or linear_operands(eqn) is not None)
+
+
+def _describe(eqn: Equation) -> str:
+    which = list(map(str, eqn.moving))
+    operands = f" with uncertain operand{'s' * (len(which) > 1)} {', '.join(which)}"
+    layer = f" in layer {eqn.layer}" if eqn.layer else ""
+    return f"{eqn.primitive}{operands}{layer} ({eqn.line})"

@@ -1,0 +1,116 @@
+"""Calls replaced by their bodies, some primitives by simpler ones, and dead code dropped."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend import core as jex
+
+from jaxbound._primitives import CALLS, Activation, rewrite
+from jaxbound._program import Atom, Constant, Equation, Graph, Var
+
+
+def flatten(fn: Callable[..., Any], avals: Sequence[Any], uncertain: Sequence[bool]) -> Graph:
+    """Traces a function of arrays, of which those marked ``uncertain`` vary, to a flat graph."""
+    closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(*avals)
+    invars = zip(closed.jaxpr.invars, uncertain, strict=True)
+    inputs = tuple(Var(v.aval.shape, v.aval.dtype, u) for v, u in invars)
+    equations: list[Equation] = []
+    outputs = _inline(closed, inputs, "", (), equations)
+    return Graph(inputs, live(equations, outputs), tuple(outputs), jax.tree.structure(out_shape))
+
+
+def live(equations: Sequence[Equation], outputs: Sequence[Atom]) -> tuple[Equation, ...]:
+    """The equations that the outputs need."""
+    needed, kept = {id(atom) for atom in outputs}, []
+    for eqn in reversed(equations):
+        if any(id(out) in needed for out in eqn.outputs):
+            needed.update(map(id, eqn.inputs))
+            kept.append(eqn)
+    return tuple(kept[::-1])
+
+
+def _inline(
+    closed,
+    atoms: Sequence[Atom],
+    layer: str,
+    sources: tuple[Any, ...],
+    equations: list[Equation],
+    own=True,
+) -> list[Atom]:
+    """Appends the equations of ``closed`` applied to ``atoms``; returns its outputs."""
+    env: dict[Any, Atom] = dict(
+        zip(closed.jaxpr.constvars, map(Constant, closed.consts), strict=True)
+    )
+    env.update(zip(closed.jaxpr.invars, atoms, strict=True))
+
+    def get(atom) -> Atom:
+        return Constant(atom.val) if isinstance(atom, jex.Literal) else env[atom]
+
+    for eqn in closed.jaxpr.eqns:
+        operands = [get(atom) for atom in eqn.invars]
+        uncertain = tuple(atom.uncertain for atom in operands)
+        where = "/".join(filter(None, (layer, str(eqn.source_info.name_stack))))
+        # A rewritten equation stands where the original one did.
+        origins = (eqn.source_info, *sources) if own else sources
+        body = _body(eqn, uncertain)
+        if body is not None:
+            called = own and eqn.primitive.name in CALLS
+            outs = _inline(body, operands, where, origins, equations, own=called)
+        else:
+            outs = [
+                Var(v.aval.shape, getattr(v.aval, "dtype", None), any(uncertain))
+                for v in eqn.outvars
+            ]
+            primitive, params = _opaque(eqn) if not any(uncertain) else (eqn.primitive, eqn.params)
+            equations.append(
+                Equation(primitive, tuple(operands), tuple(outs), params, where, origins)
+            )
+        env.update(zip(eqn.outvars, outs, strict=True))
+    return [get(atom) for atom in closed.jaxpr.outvars]
+
+
+def _body(eqn, uncertain: tuple[bool, ...]):
+    """The jaxpr that replaces ``eqn``, if it is a call or is rewritten in simpler terms."""
+    if not any(uncertain):
+        return None
+    if eqn.primitive.name in CALLS:
+        (body,) = jex.jaxprs_in_params(eqn.params)
+        return _closed(eqn.params, body)
+    simpler = rewrite(eqn.primitive, uncertain, eqn.params)
+    if simpler is None:
+        return None
+    avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+    return jax.make_jaxpr(functools.partial(simpler, **eqn.params))(*avals)
+
+
+def _closed(params: dict[str, Any], body):
+    """``body`` with its constants, however the call holds it."""
+    for value in params.values():
+        if isinstance(value, jex.ClosedJaxpr) and value.jaxpr is body:
+            return value
+    return jex.ClosedJaxpr(body, ())
+
+
+def _opaque(eqn) -> tuple[Any, dict[str, Any]]:
+    """Known operands need no rule, so control flow and custom derivatives stay as they are."""
+    if not list(jex.jaxprs_in_params(eqn.params)):
+        return eqn.primitive, eqn.params
+    indices: dict[Any, int] = {}
+    for i, v in enumerate(eqn.invars):
+        if not isinstance(v, jex.Literal):
+            indices.setdefault(v, i)
+    kept = [i for i, v in enumerate(eqn.outvars) if not isinstance(v, jex.DropVar)]
+    outvars = [eqn.outvars[i] for i in kept]
+    call = jex.jaxpr_as_fun(
+        jex.ClosedJaxpr(jex.Jaxpr((), list(indices), outvars, [eqn], eqn.effects), ())
+    )
+
+    def evaluate(*operands):
+        outs = dict(zip(kept, call(*(operands[i] for i in indices.values())), strict=True))
+        return [outs.get(i) for i in range(len(eqn.outvars))]
+
+    return Activation(eqn.primitive.name, (evaluate,)), {}

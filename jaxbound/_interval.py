@@ -1,0 +1,211 @@
+"""Sets of values: boxes (`Interval`) and lp balls (`LpBall`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """All arrays x with ``lower <= x <= upper``, elementwise; both ends have the shape of x.
+
+    An input region, an intermediate bound or a result. It is a pytree, so it goes through
+    `jax.jit`, `jax.vmap` and `jax.grad`; its ends are checked where it enters a method.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxbound as jb
+      >>> jb.Interval(jnp.zeros(2), jnp.ones(2)).shape
+      (2,)
+    """
+
+    lower: Any
+    upper: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return jnp.shape(self.lower)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return jnp.result_type(self.lower)
+
+    @property
+    def center(self):
+        return 0.5 * self.lower + 0.5 * self.upper
+
+    @property
+    def radius(self):
+        return 0.5 * self.upper - 0.5 * self.lower
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LpBall:
+    """All arrays x with ``norm(x - center, p) <= radius``: one ball around the whole array.
+
+    Args:
+      center: array of any shape.
+      radius: non-negative scalar, in the units of ``center`` (one per example under `jax.vmap`).
+      p: static, a number >= 1 or ``inf``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxbound as jb
+      >>> jb.ibp(jnp.sum, jb.LpBall(jnp.zeros(4), 1.0, p=2)).upper.item()
+      2.0
+    """
+
+    center: Any
+    radius: Any
+    p: float = dataclasses.field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return jnp.shape(self.center)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return jnp.result_type(self.center)
+
+
+Region = Interval | LpBall
+
+
+def is_region(x: Any) -> bool:
+    """Whether ``x`` is an uncertain leaf (for ``is_leaf=``)."""
+    return isinstance(x, Region)
+
+
+def linf_ball(x, eps, clip: tuple[Any, Any] | None = None) -> Interval:
+    """The box ``{z : |z - x| <= eps, clip[0] <= z <= clip[1]}``, elementwise.
+
+    Args:
+      x: floating-point array, the centre.
+      eps: non-negative radius in the units of ``x`` (pixels, if ``x`` holds pixels);
+        broadcasts against ``x`` as in NumPy.
+      clip: optional pair of limits of the input domain, scalars or arrays.
+
+    Raises:
+      ValueError: ``eps`` is negative or NaN, does not broadcast, or the box is empty.
+      TypeError: ``x`` is not floating point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxbound as jb
+      >>> jb.linf_ball(jnp.array([0.0, 0.5]), 0.25, clip=(0.0, 1.0)).lower.tolist()
+      [0.0, 0.25]
+    """
+    x, eps = jnp.asarray(x), jnp.asarray(eps)
+    _check_floating(x, "x")
+    _check_radius(eps, "eps")
+    try:
+        fits = np.broadcast_shapes(eps.shape, x.shape) == x.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"eps of shape {eps.shape} does not broadcast to x of shape {x.shape}")
+    eps = eps.astype(x.dtype)
+    lower, upper = x - eps, x + eps
+    if clip is not None:
+        low, high = (jnp.asarray(end, x.dtype) for end in clip)
+        outside = concrete((lower > high) | (upper < low) | (low > high))
+        if outside is not None and outside.any():
+            raise ValueError(f"clip=({clip[0]}, {clip[1]}) leaves nothing of the box around x")
+        lower, upper = jnp.clip(lower, low, high), jnp.clip(upper, low, high)
+    return Interval(lower, upper)
+
+
+def enclosing_box(region: Region) -> Interval:
+    """The smallest interval that contains ``region``."""
+    if isinstance(region, Interval):
+        return region
+    return Interval(region.center - region.radius, region.center + region.radius)
+
+
+def outward(lower, upper) -> Interval:
+    """Ends that carry no information (NaN, or infinite on the wrong side) become infinite."""
+    return Interval(
+        jnp.where(lower < jnp.inf, lower, -jnp.inf), jnp.where(upper > -jnp.inf, upper, jnp.inf)
+    )
+
+
+def intersect(interval: Interval, other: Interval) -> Interval:
+    """What both intervals allow; where rounding makes that empty, ``interval``."""
+    lower = jnp.maximum(interval.lower, other.lower)
+    upper = jnp.minimum(interval.upper, other.upper)
+    ok = lower <= upper
+    return Interval(jnp.where(ok, lower, interval.lower), jnp.where(ok, upper, interval.upper))
+
+
+def supersede(interval: Interval, other: Interval) -> Interval:
+    """``other`` where it is bounded, else ``interval``; ordered, should rounding cross the ends."""
+    lower = jnp.where(jnp.isfinite(other.lower), other.lower, interval.lower)
+    upper = jnp.where(jnp.isfinite(other.upper), other.upper, interval.upper)
+    return Interval(jnp.minimum(lower, upper), jnp.maximum(lower, upper))
+
+
+def concrete(x) -> np.ndarray | None:
+    """The value of ``x``, or None while it is traced."""
+    return None if isinstance(x, Tracer) else np.asarray(x)
+
+
+def check_region(region: Region, name: str) -> None:
+    """Raises if ``region`` is not a valid input set; values can only be seen outside `jax.jit`."""
+    if isinstance(region, Interval):
+        _check_floating(region.lower, f"{name}.lower")
+        _check_floating(region.upper, f"{name}.upper")
+        check_ends(region, name)
+        return
+    _check_floating(region.center, f"{name}.center")
+    if jnp.shape(region.radius) != ():
+        raise ValueError(
+            f"{name}.radius has shape {jnp.shape(region.radius)}; expected a scalar (one per example under jax.vmap)"
+        )
+    if not (isinstance(region.p, int | float) and region.p >= 1):
+        raise ValueError(f"{name}.p is {region.p!r}; expected a number >= 1 or inf")
+    _check_radius(region.radius, f"{name}.radius")
+    center = concrete(region.center)
+    if center is not None and np.isnan(center).any():
+        raise ValueError(f"{name}.center contains NaN")
+
+
+def check_ends(interval: Interval, name: str) -> None:
+    """Raises unless ``lower <= upper`` with equal shapes and dtypes and no NaN."""
+    if jnp.shape(interval.lower) != jnp.shape(interval.upper):
+        raise ValueError(
+            f"{name}.lower has shape {jnp.shape(interval.lower)} but {name}.upper has shape {jnp.shape(interval.upper)}"
+        )
+    if jnp.result_type(interval.lower) != jnp.result_type(interval.upper):
+        raise TypeError(
+            f"{name}.lower is {interval.dtype} but {name}.upper is {jnp.result_type(interval.upper)}"
+        )
+    lower, upper = concrete(interval.lower), concrete(interval.upper)
+    if lower is None or upper is None:
+        return
+    if np.isnan(lower).any() or np.isnan(upper).any():
+        raise ValueError(f"{name} contains NaN")
+    if (lower > upper).any():
+        where = tuple(int(i[0]) for i in np.nonzero(lower > upper)) if lower.ndim else ()
+        raise ValueError(f"{name}.lower > {name}.upper at {where}: {lower[where]} > {upper[where]}")
+
+
+def _check_floating(x, name: str) -> None:
+    dtype = jnp.result_type(x)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name} is {dtype}; expected a floating-point array (cast it first)")
+
+
+def _check_radius(radius, name: str) -> None:
+    value = concrete(radius)
+    if value is not None and not (value >= 0).all():
+        worst = np.min(value) if not np.isnan(value).any() else math.nan
+        raise ValueError(f"{name} is {worst}; expected a radius >= 0")

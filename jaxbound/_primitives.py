@@ -1,0 +1,151 @@
+"""What the trace knows about primitives: calls to inline, rewrites, and the activations to recognise."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import primitives as jp
+
+# Calls that are replaced by their bodies; names have changed between JAX versions.
+CALLS = frozenset(
+    [
+        "jit",
+        "pjit",
+        "closed_call",
+        "core_call",
+        "call",
+        "remat",
+        "remat2",
+        "checkpoint",
+        "custom_jvp_call",
+        "custom_vjp_call",
+        "custom_vjp_call_jaxpr",
+        "custom_vmap_call",
+    ]
+)
+
+COMMUTATIVE = frozenset({jp.add_p, jp.mul_p, jp.max_p, jp.min_p})
+
+
+# Linear primitives that only rearrange, public and in use in some JAX versions only.
+REARRANGE = tuple(
+    getattr(lax, name)
+    for name in ("split_p", "stack_p", "unstack_p", "tile_p")
+    if hasattr(lax, name)
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Activation:
+    """A recognised piece of a program: stands in equations where a primitive would.
+
+    ``variants`` are ways to write it: functions of ``x`` and of ``parameters`` known values. The
+    first one is its value.
+    """
+
+    name: str
+    variants: tuple[Callable[..., Any], ...]
+    parameters: int = 0
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def bind(self, *args, **_params):
+        return self.variants[0](*args)
+
+
+def param_ramp(x, r, eta=0.0):
+    """ParamRamp: ``eta * x`` below 0, ``x`` on [0, r], ``eta * (x - r) + r`` above r.
+
+    Args:
+      x: array.
+      r: right kink, broadcasts to ``x``; negative values act as 0.
+      eta: slope outside [0, r], broadcasts to ``x``; 0 <= eta < 1 keeps it non-decreasing.
+
+    Returns:
+      Array of the shape of ``x``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxbound as jb
+      >>> jb.param_ramp(jnp.array([-1.0, 0.5, 3.0]), r=1.0, eta=0.5).tolist()
+      [-0.5, 0.5, 2.0]
+
+    References: Lyu et al., arXiv 2104.00447.
+    """
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"x is {x.dtype}; expected a floating-point array")
+    r, eta = (jnp.broadcast_to(jnp.asarray(a, x.dtype), x.shape) for a in (r, eta))
+    return _ramp(x, jnp.maximum(r, 0), eta)
+
+
+def _ramp(x, r, eta):
+    return lax.add(
+        lax.mul(eta, x),
+        lax.mul(lax.sub(jnp.ones_like(eta), eta), lax.clamp(jnp.zeros_like(r), x, r)),
+    )
+
+
+silu = Activation("silu", (jax.nn.silu, lambda x: lax.mul(x, lax.logistic(x))))
+gelu_tanh = Activation("gelu_tanh", (lambda x: jax.nn.gelu(x, approximate=True),))
+gelu_erf = Activation("gelu_erf", (lambda x: jax.nn.gelu(x, approximate=False),))
+softplus = Activation("softplus", (jax.nn.softplus, lambda x: jnp.logaddexp(0.0, x)))
+elu = Activation("elu", (jax.nn.elu,), parameters=1)
+leaky_relu = Activation(
+    "leaky_relu", (jax.nn.leaky_relu, lambda x, a: jnp.where(x > 0, x, a * x)), parameters=1
+)
+ramp = Activation("param_ramp", (_ramp,), parameters=2)
+clip = Activation("clip", (lambda x, low, high: lax.min(lax.max(x, low), high),), parameters=2)
+square = Activation("square", (lambda x: lax.mul(x, x),))
+
+# Larger patterns first: the first match wins.
+ACTIVATIONS = (gelu_tanh, gelu_erf, silu, softplus, elu, leaky_relu, ramp, clip, square)
+
+
+def rewrite(
+    primitive, uncertain: tuple[bool, ...], params: dict[str, Any]
+) -> Callable[..., Any] | None:
+    """An equal function in terms of fewer primitives, or None; ``uncertain`` is per operand."""
+    if primitive is jp.div_p and not uncertain[1]:
+        return None
+    if primitive is jp.min_p and not all(uncertain):
+        return None
+    if primitive is jp.gather_p and not params["fill_value"]:
+        return None
+    if primitive is jp.convert_element_type_p and params["new_dtype"] != np.dtype(bool):
+        return None
+    return _REWRITES.get(primitive)
+
+
+def _clamp(low, x, high):
+    # `lax.clamp` takes scalar limits beside an array; `lax.max` does too.
+    return lax.min(lax.max(x, low), high)
+
+
+def _gather(x, indices, *, fill_value, **params):
+    # A fill other than 0 would make it affine with an offset of its own, not linear.
+    inside, found = (
+        jp.gather_p.bind(z, indices, fill_value=0, **params) for z in (jnp.ones_like(x), x)
+    )
+    return jnp.where(inside > 0, found, jnp.full_like(found, fill_value))
+
+
+_REWRITES: dict[Any, Callable[..., Any]] = {
+    jp.div_p: lambda x, y, **_: lax.mul(x, lax.integer_pow(y, -1)),
+    jp.square_p: lambda x, **_: lax.integer_pow(x, 2),
+    jp.clamp_p: lambda low, x, high, **_: _clamp(low, x, high),
+    jp.exp2_p: lambda x, **_: lax.exp(lax.mul(x, jnp.asarray(jnp.log(2.0), x.dtype))),
+    jp.erfc_p: lambda x, **_: lax.sub(jnp.ones_like(x), lax.erf(x)),
+    jp.min_p: lambda x, y, **_: lax.neg(lax.max(lax.neg(x), lax.neg(y))),
+    jp.gather_p: _gather,
+    jp.convert_element_type_p: lambda x, **_: lax.ne(x, jnp.zeros_like(x)),
+    jp.stop_gradient_p: lambda x, **_: x,
+    jp.reduce_min_p: lambda x, *, axes, **_: lax.neg(jnp.max(lax.neg(x), axis=axes)),
+}

@@ -1,0 +1,102 @@
+"""Activations, recognised by structure: a pattern is what the running JAX traces of a reference function."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from jaxbound._inline import flatten, live
+from jaxbound._primitives import ACTIVATIONS, COMMUTATIVE, Activation
+from jaxbound._program import Atom, Constant, Equation, Graph, Var
+
+
+def recognise(graph: Graph) -> Graph:
+    """Replaces the last equation of every activation by the activation itself."""
+    producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
+    equations = [_activation(e, producer) or e if e.moving else e for e in graph.equations]
+    return dataclasses.replace(graph, equations=live(equations, graph.outputs))
+
+
+def _activation(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None:
+    (out, *rest) = eqn.outputs
+    if rest or not out.is_float:
+        return None
+    for activation in ACTIVATIONS:
+        for pattern in _patterns(activation, out.shape, out.dtype):
+            bound: dict[Var, Atom] = {}
+            made = {o: e for e in pattern.equations for o in e.outputs}
+            if _unify(pattern.outputs[0], out, bound, made, producer):
+                atoms = tuple(bound[v] for v in pattern.inputs)
+                return dataclasses.replace(eqn, primitive=activation, inputs=atoms, params={})
+    return None
+
+
+@functools.lru_cache(maxsize=512)
+def _patterns(activation: Activation, shape: tuple[int, ...], dtype) -> list[Graph]:
+    """The activation as the running JAX traces it, with parameters of any shape it accepts."""
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    scalars = [jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((), dtype, weak_type=True)]
+    parameters = (
+        [[]] if not activation.parameters else [[p] * activation.parameters for p in (x, *scalars)]
+    )
+    uncertain = [True] + [False] * activation.parameters
+    return [
+        flatten(fn, (x, *known), uncertain) for fn in activation.variants for known in parameters
+    ]
+
+
+def _unify(want: Atom, have: Atom, bound, made, producer) -> bool:
+    """Whether ``have`` is ``want`` with its inputs replaced as ``bound`` says (extended on the way)."""
+    if isinstance(want, Constant):
+        return isinstance(have, Constant) and _equal(want.value, have.value)
+    if want.uncertain != have.uncertain:
+        return False
+    if want not in made:  # an input of the pattern
+        fits = not isinstance(have, Var) or not want.uncertain or want.shape == have.shape
+        return fits and _same(bound.setdefault(want, have), have)
+    mine, theirs = made[want], producer.get(have) if isinstance(have, Var) else None
+    if (
+        theirs is None
+        or mine.primitive is not theirs.primitive
+        or not _equal_params(mine.params, theirs.params)
+    ):
+        return False
+    if mine.outputs.index(want) != theirs.outputs.index(have):
+        return False
+    orders = [theirs.inputs]
+    if mine.primitive in COMMUTATIVE:
+        orders.append(theirs.inputs[::-1])
+    for order in orders:
+        attempt = dict(bound)
+        if all(
+            _unify(w, h, attempt, made, producer) for w, h in zip(mine.inputs, order, strict=True)
+        ):
+            bound.update(attempt)
+            return True
+    return False
+
+
+def _same(a: Atom, b: Atom) -> bool:
+    return a is b or (
+        isinstance(a, Constant) and isinstance(b, Constant) and _equal(a.value, b.value)
+    )
+
+
+def _equal(a, b) -> bool:
+    if a is b:
+        return True
+    if isinstance(a, Tracer) or isinstance(b, Tracer):
+        return False
+    return np.shape(a) == np.shape(b) and bool(np.all(np.asarray(a) == np.asarray(b)))
+
+
+def _equal_params(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    try:
+        return bool(a == b)
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,115 @@
+"""Projected gradient descent (PGD) on the smallest margin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import jaxbound as jb
+
+Logits = Callable[[jax.Array], jax.Array]  # one example -> [classes]
+
+
+class Attack(NamedTuple):
+    """The worst point found in the box, and its margins `[K-1]`; one <= 0 is a success."""
+
+    x: jax.Array
+    margins: jax.Array
+
+
+def pgd(
+    fn: Logits,
+    box: jb.Interval,
+    label: jax.Array,
+    key: jax.Array,
+    *,
+    steps: int = 20,
+    restarts: int = 1,
+    step_size: float = 0.25,
+) -> Attack:
+    """Searches `box` for a point that `fn` classifies wrongly; never leaves the box.
+
+    Signed gradient steps on the smallest margin; the step shrinks tenfold after half and after
+    three quarters of the steps. The first start is the centre of the box, the others are uniform. A
+    bound and the attack enclose the truth: `lower <= min over the box <= margins`.
+
+    Args:
+      fn: one example `[...]` -> logits `[K]`.
+      box: the points allowed.
+      label: the true class, an integer scalar.
+      key: randomness of the starts.
+      steps: gradient steps of each start.
+      restarts: number of starts.
+      step_size: first step, in radii of the box.
+
+    Returns:
+      The worst `Attack` of all starts and steps.
+
+    References:
+      Madry et al., arXiv:1706.06083.
+
+    >>> import jax, jax.numpy as jnp, jaxbound as jb
+    >>> box = jb.linf_ball(jnp.array([0.5, 0.0]), 1.0)
+    >>> pgd(lambda x: x, box, jnp.array(0), jax.random.key(0)).x.tolist()
+    [-0.5, 1.0]
+    """
+    sizes = jnp.array(step_sizes(steps, step_size), box.dtype)
+    walk = start_walks(fn, box, label, key, restarts)
+    walk = jax.lax.fori_loop(0, steps + 1, lambda i, w: move(fn, box, label, w, sizes[i]), walk)
+    return worst(walk)
+
+
+class Walk(NamedTuple):
+    """The next points `[restarts, ...]`, and the worst that each start has met before them."""
+
+    x: jax.Array
+    worst: Attack
+
+
+def step_sizes(steps: int, first: float) -> list[float]:
+    """Step sizes in radii of the box; the last, 0, only looks at where the walk ended."""
+    tenths = [(2 * i >= steps) + (4 * i >= 3 * steps) for i in range(steps)]
+    return [first * 0.1**tenth for tenth in tenths] + [0.0]
+
+
+def start_walks(fn: Logits, box: jb.Interval, label, key: jax.Array, restarts: int) -> Walk:
+    """One start at the centre of the box, the others uniform in it."""
+    if restarts < 1:
+        raise ValueError(f"restarts must be at least 1, not {restarts}")
+    share = jax.random.uniform(key, (restarts, *box.shape), box.dtype).at[0].set(0.5)
+    x = jax.vmap(lambda share: _project(box.lower + share * (box.upper - box.lower), box))(share)
+    margins = jax.eval_shape(lambda x: jb.margins(fn(x), label), x[0])
+    return Walk(x, Attack(x, jnp.full((restarts, *margins.shape), jnp.inf, margins.dtype)))
+
+
+def move(fn: Logits, box: jb.Interval, label, walk: Walk, step_size: jax.typing.ArrayLike) -> Walk:
+    """Notes each start's margins where it stands; a signed gradient step against the smallest."""
+    size = step_size * (box.upper - box.lower) / 2
+
+    def smallest(x):
+        margins = jb.margins(fn(x), label)
+        return margins.min(), margins
+
+    def one(x, worst):
+        slope, margins = jax.grad(smallest, has_aux=True)(x)
+        return Walk(_project(x - size * jnp.sign(slope), box), _worse(Attack(x, margins), worst))
+
+    return jax.vmap(one)(*walk)
+
+
+def worst(walk: Walk) -> Attack:
+    """The start whose smallest margin is least; NaN is worse than anything."""
+    return jax.tree.map(lambda leaf: leaf[jnp.argmin(walk.worst.margins.min(-1))], walk.worst)
+
+
+def _project(x: jax.Array, box: jb.Interval) -> jax.Array:
+    return jnp.clip(x, box.lower, box.upper)
+
+
+def _worse(new: Attack, old: Attack) -> Attack:
+    least, best = new.margins.min(), old.margins.min()
+    take = jnp.isnan(least) | (least < best)
+    return jax.tree.map(lambda a, b: jnp.where(take, a, b), new, old)

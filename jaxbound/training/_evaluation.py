@@ -1,0 +1,203 @@
+"""Clean, attacked and verified error over a test set, and whether they contradict each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxbound as jb
+from jaxbound.training import _attack
+
+Apply = Callable[[Any, jax.Array], jax.Array]  # parameters, one example -> logits [K]
+Progress = Callable[[str, int, int], None]  # stage, images done, images in all
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Every image's smallest margin: `lower <= min over the box <= attacked <= clean`.
+
+    Attributes:
+      clean: smallest margin of the image itself `[N]`.
+      attacked: smallest margin that the attack found, the image itself included `[N]`.
+      lower: method -> lower bound on the smallest margin, of the first `n <= N` images `[n]`.
+      slack: an image is verified by a lower bound above it.
+    """
+
+    clean: np.ndarray
+    attacked: np.ndarray
+    lower: dict[str, np.ndarray]
+    slack: float = 0.0
+
+    @property
+    def clean_error(self) -> float:
+        """Share of the images classified wrongly."""
+        return float(np.mean(~(self.clean > 0)))
+
+    @property
+    def pgd_error(self) -> float:
+        """Share of the images classified wrongly or attacked successfully."""
+        return float(np.mean(~(self.attacked > 0)))
+
+    @property
+    def verified(self) -> dict[str, np.ndarray]:
+        """Method -> whether each of its images is verified; "union": of all, by any method."""
+        verified = {name: lower > self.slack for name, lower in self.lower.items()}
+        union = np.zeros(self.clean.shape, bool)
+        for of_method in verified.values():
+            union[: len(of_method)] |= of_method
+        return verified | {"union": union}
+
+    @property
+    def verified_error(self) -> dict[str, float]:
+        """Method -> share of its images that are not verified."""
+        return {name: float(np.mean(~verified)) for name, verified in self.verified.items()}
+
+    @property
+    def contradictions(self) -> dict[str, int]:
+        """Method -> images verified and yet attacked successfully: 0, or something is unsound."""
+        attacked = ~(self.attacked > 0)
+        return {name: int(np.sum(v & attacked[: len(v)])) for name, v in self.verified.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """Errors, image counts and contradictions, ready for JSON."""
+        return {
+            "images": len(self.clean),
+            "clean_error": self.clean_error,
+            "pgd_error": self.pgd_error,
+            "verified_error": self.verified_error,
+            "verified_images": {name: len(v) for name, v in self.verified.items()},
+            "contradictions": self.contradictions,
+        }
+
+
+def evaluator(
+    apply: Apply,
+    methods: Mapping[str, Callable[..., jb.Interval]],
+    *,
+    clip: tuple[float, float] | None = (0.0, 1.0),
+    batch_size: int = 256,
+    batch_sizes: Mapping[str, int] | None = None,
+    limits: Mapping[str, int] | None = None,
+    attack_steps: int = 20,
+    attack_restarts: int = 1,
+    slack: float = 0.0,
+    seed: int = 0,
+) -> Callable[..., Evaluation]:
+    """Builds a compiled evaluation on linf balls, to be called for many parameters and radii.
+
+    Args:
+      apply: parameters and one example -> logits `[K]`.
+      methods: name -> method such as `jb.ibp` or `functools.partial(jb.crown, relaxation="tight")`.
+      clip: the domain of the inputs, as in `jb.linf_ball`.
+      batch_size: images at once.
+      batch_sizes: the same for single methods, by name.
+      limits: methods (by name) that see the first so many images only, where all would take too
+        long.
+      attack_steps: of `pgd`.
+      attack_restarts: of `pgd`.
+      slack: what a lower bound must exceed to verify, in units of margins; allows for rounding.
+      seed: of the attack's starts.
+
+    Returns:
+      `evaluate(params, images, labels, eps, progress=None) -> Evaluation` with float images `[N,
+      ...]`, integer labels `[N]`, the radius in the images' units, and `progress(stage, done,
+      total)` called after every batch. It raises FloatingPointError when a bound is NaN.
+
+    Raises:
+      ValueError: `limits` or `batch_sizes` name an unknown method, or a method is called "union".
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxbound as jb
+      >>> evaluate = evaluator(lambda w, x: w * x, {"ibp": jb.ibp}, clip=None)
+      >>> images, labels = jnp.array([[1.0, 0.0], [0.3, 0.2]]), jnp.array([0, 0])
+      >>> evaluate(jnp.array(2.0), images, labels, 0.1).verified_error["ibp"]
+      0.5
+    """
+    batch_sizes, limits = dict(batch_sizes or {}), dict(limits or {})
+    if unknown := ({*batch_sizes, *limits} - set(methods)) or ({"union"} & set(methods)):
+        raise ValueError(
+            f"not usable as method names here: {sorted(unknown)}; methods are {sorted(methods)}"
+        )
+    attack = _attacker(apply, clip, attack_steps, attack_restarts, seed)
+    bounds = {name: _bounder(apply, method, clip) for name, method in methods.items()}
+    clean_margins = jax.jit(jax.vmap(lambda p, x, y: _margins(apply, p, y)(x).min(), (None, 0, 0)))
+
+    def evaluate(params, images, labels, eps, progress: Progress | None = None) -> Evaluation:
+        def over(stage, run):
+            limit, size = limits.get(stage, len(images)), batch_sizes.get(stage, batch_size)
+            tell = functools.partial(progress, stage) if progress else lambda done, total: None
+            return _in_batches(run, images[:limit], labels[:limit], size, tell)
+
+        clean = over("clean", lambda i, x, y: clean_margins(params, x, y))
+        found = over("pgd", lambda i, x, y: attack(params, x, y, eps, i))
+        lower = {
+            name: _not_nan(over(name, lambda i, x, y, bound=bound: bound(params, x, y, eps)), name)
+            for name, bound in bounds.items()
+        }
+        return Evaluation(clean, np.minimum(clean, found), lower, slack)
+
+    return evaluate
+
+
+def _in_batches(run, images, labels, size: int, tell: Callable[[int, int], None]) -> np.ndarray:
+    """`run(first index, images, labels)` in batches of one size; the last repeats an image."""
+    total, parts = len(images), []
+    for start in range(0, total, size):
+        index = np.minimum(np.arange(start, start + size), total - 1)
+        parts.append(np.asarray(run(start, images[index], labels[index])))
+        tell(min(start + size, total), total)
+    return np.concatenate(parts)[:total]
+
+
+def _margins(apply: Apply, params, label):
+    return lambda x: jb.margins(apply(params, x), label)
+
+
+def _bounder(apply: Apply, method, clip):
+    """Compiled: a batch's lower bounds on the smallest margin."""
+
+    def lower(params, x, label, eps):
+        return method(_margins(apply, params, label), jb.linf_ball(x, eps, clip)).lower.min()
+
+    return jax.jit(jax.vmap(lower, (None, 0, 0, None)))
+
+
+def _attacker(apply: Apply, clip, steps: int, restarts: int, seed: int):
+    """PGD on a batch. One compiled step at a time: loops double XLA:CPU's convolution times."""
+    fn = functools.partial(functools.partial, apply)
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(None, 0, 0, None, 0))
+    def start(params, x, label, eps, key):
+        box = jb.linf_ball(x, eps, clip)
+        return _attack.start_walks(fn(params), box, label, key, restarts)
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(None, 0, 0, None, 0, None))
+    def move(params, x, label, eps, walk, size):
+        return _attack.move(fn(params), jb.linf_ball(x, eps, clip), label, walk, size)
+
+    smallest = jax.jit(jax.vmap(lambda walk: _attack.worst(walk).margins.min()))
+
+    def attack(params, x, label, eps, index):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), index), len(x))
+        walk = start(params, x, label, eps, keys)
+        for size in _attack.step_sizes(steps, 0.25):
+            walk = move(params, x, label, eps, walk, jnp.float32(size))
+        return smallest(walk)
+
+    return attack
+
+
+def _not_nan(lower: np.ndarray, name: str) -> np.ndarray:
+    if np.isnan(lower).any():
+        raise FloatingPointError(
+            f"{name}: {int(np.isnan(lower).sum())} of {len(lower)} bounds are NaN"
+        )
+    return lower

@@ -1,0 +1,85 @@
+"""Schedules of certified training: eps over steps, and the loss weights as functions of eps."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def linear_eps(start: int, end: int, eps_max: float, eps_min: float = 0.0) -> optax.Schedule:
+    """The radius that grows linearly from `eps_min` at step `start` to `eps_max` at step `end`.
+
+    >>> float(linear_eps(10, 20, 0.4)(15))
+    0.20000000298023224
+    """
+    _check_steps(start, end)
+    return optax.linear_schedule(eps_min, eps_max, end - start, start)
+
+
+def smoothed_eps(
+    start: int,
+    end: int,
+    eps_max: float,
+    eps_min: float = 0.0,
+    *,
+    mid: float = 0.25,
+    power: float = 4.0,
+) -> optax.Schedule:
+    """The radius that grows like `t ** power` at first, then linearly, smooth at the joint.
+
+    Args:
+      start: last step at `eps_min`.
+      end: first step at `eps_max`.
+      eps_max: final radius.
+      eps_min: first radius.
+      mid: share of the steps in the power phase, rounded down to whole steps.
+      power: exponent of the power phase.
+
+    Returns:
+      An optax schedule, step -> eps.
+
+    References:
+      Zhang et al., CROWN-IBP, arXiv:1906.06316.
+
+    >>> round(float(smoothed_eps(0, 100, 1.0)(25)), 6)
+    0.076923
+    """
+    _check_steps(start, end)
+    knee = start + max(1, int(mid * (end - start)))
+    # Equal slopes at the knee, knee_rise * power / (knee - start), fix the power phase's height.
+    knee_rise = (eps_max - eps_min) * (knee - start) / ((end - knee) * power + (knee - start))
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        rising = jnp.clip((step - start) / (knee - start), 0.0, 1.0) ** power
+        straight = jnp.clip((step - knee) / max(end - knee, 1), 0.0, 1.0)
+        return eps_min + knee_rise * rising + (eps_max - eps_min - knee_rise) * straight
+
+    return schedule
+
+
+def _check_steps(start: int, end: int) -> None:
+    if not 0 <= start < end:
+        raise ValueError(f"a schedule needs 0 <= start < end, not start={start}, end={end}")
+
+
+def kappa(eps: jax.typing.ArrayLike, eps_max: float, final: float = 0.5) -> jax.Array:
+    """Weight of the clean loss: 1 at `eps = 0`, `final` at `eps_max` (arXiv:1906.06316).
+
+    >>> float(kappa(0.2, 0.4))
+    0.75
+    """
+    return _fade(eps, eps_max, final)
+
+
+def beta(eps: jax.typing.ArrayLike, eps_max: float, final: float = 0.0) -> jax.Array:
+    """Weight of CROWN-IBP against IBP: 1 at `eps = 0`, `final` at `eps_max` (arXiv:1906.06316).
+
+    >>> float(beta(0.4, 0.4))
+    0.0
+    """
+    return _fade(eps, eps_max, final)
+
+
+def _fade(eps: jax.typing.ArrayLike, eps_max: float, final: float) -> jax.Array:
+    if not eps_max > 0:
+        raise ValueError(f"eps_max must be positive, not {eps_max}")
+    return 1 - (1 - final) * jnp.asarray(eps) / eps_max
