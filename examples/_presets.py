@@ -1,0 +1,195 @@
+"""What a run is: data, network, schedules and optimiser, by name."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+
+from jaxbound import networks, training
+
+
+def tiny(**options: Any) -> networks.ConvNet:
+    """A strided convolution and a dense layer: compiles fast."""
+    return networks.ConvNet((networks.ConvSpec(8, 4, 2, 1),), (32,), **options)
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "tiny": tiny,
+    "small_cnn": networks.small_cnn,
+    "dm_small": networks.dm_small,
+    "dm_medium": networks.dm_medium,
+    "dm_large": networks.dm_large,
+    "cnn7_bn": networks.cnn7_bn,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A recipe. Epochs may be fractions; radii are in pixels of [0, 1]."""
+
+    dataset: str
+    network: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    drops: tuple[float, ...]  # epochs after which the learning rate is multiplied by `drop`
+    eps_train: float
+    eps_test: tuple[float, ...]
+    ramp_start: float  # epochs at eps = 0
+    ramp_length: float  # epochs from eps = 0 to eps_train
+    drop: float = 0.1
+    smooth: bool = False  # the shape of the ramp
+    kappa: float | None = 0.5  # final weight of the clean loss; None: it has none from the start
+    beta: float = 0.0  # final weight of the CROWN-IBP bound
+    bound: str = "crown_ibp"  # or "ibp"
+    augment: int = 0  # pixels of padding for random crops, with random flips; 0: neither
+    ibp_init: bool = False
+    clip_norm: float | None = None
+    pgd_steps: int = 20
+    pgd_restarts: int = 1
+    lbp_images: int = 256  # test images for the methods with forward linear bounds
+    lbp_batch: int = 8  # at once: they hold a row for every pixel
+
+    def scaled(self, epochs: int) -> "Preset":
+        """The same recipe in another number of epochs, all its schedules stretched alike."""
+        share = epochs / self.epochs
+        return dataclasses.replace(
+            self,
+            epochs=epochs,
+            drops=tuple(drop * share for drop in self.drops),
+            ramp_start=self.ramp_start * share,
+            ramp_length=self.ramp_length * share,
+        )
+
+    def eps(self, steps_per_epoch: int) -> optax.Schedule:
+        start = round(self.ramp_start * steps_per_epoch)
+        end = max(start + 1, round((self.ramp_start + self.ramp_length) * steps_per_epoch))
+        shape = training.smoothed_eps if self.smooth else training.linear_eps
+        return shape(start, end, self.eps_train)
+
+    def optimiser(self, steps_per_epoch: int) -> optax.GradientTransformation:
+        drops = {round(epoch * steps_per_epoch): self.drop for epoch in self.drops}
+        adam = optax.adam(optax.piecewise_constant_schedule(self.learning_rate, drops))
+        if self.clip_norm is None:
+            return adam
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adam)
+
+    def model(self, classes: int) -> nn.Module:
+        options: dict[str, Any] = {"kernel_init": networks.ibp_init} if self.ibp_init else {}
+        return NETWORKS[self.network](classes=classes, **options)
+
+
+# Zhang et al., CROWN-IBP (arXiv:1906.06316); Shi et al. (arXiv:2103.17268) for cnn7_bn.
+_MNIST = Preset(
+    dataset="mnist",
+    network="dm_large",
+    epochs=200,
+    batch_size=256,
+    learning_rate=5e-4,
+    drops=(130, 190),
+    eps_train=0.4,
+    eps_test=(0.3, 0.4),
+    ramp_start=10,
+    ramp_length=50,
+    pgd_steps=200,
+    lbp_images=64,
+    lbp_batch=1,
+    pgd_restarts=10,
+)
+_CIFAR = Preset(
+    dataset="cifar10",
+    network="dm_large",
+    epochs=3200,
+    batch_size=1024,
+    learning_rate=5e-4,
+    drops=(2600, 3040),
+    eps_train=2.2 / 255,
+    eps_test=(2 / 255,),
+    ramp_start=320,
+    ramp_length=1600,
+    smooth=True,
+    kappa=None,
+    beta=1.0,
+    augment=4,
+    pgd_steps=200,
+    lbp_images=64,
+    lbp_batch=1,
+    pgd_restarts=10,
+)
+_DIGITS = Preset(
+    dataset="digits",
+    network="small_cnn",
+    epochs=60,
+    batch_size=64,
+    learning_rate=2e-3,
+    drops=(45, 55),
+    drop=0.2,
+    eps_train=0.11,
+    eps_test=(0.1,),
+    ramp_start=4,
+    ramp_length=30,
+    clip_norm=10.0,
+    lbp_images=10_000,
+)
+
+PRESETS = {
+    # The ramp lasts to the end, so that only one loss is compiled.
+    "smoke": dataclasses.replace(
+        _DIGITS,
+        network="tiny",
+        epochs=8,
+        drops=(7,),
+        eps_train=0.05,
+        eps_test=(0.05,),
+        ramp_start=0,
+        ramp_length=8,
+    ),
+    "digits": _DIGITS,
+    # IBP alone: on two cores a step with CROWN-IBP (--bound crown_ibp) costs many times as much.
+    "laptop": Preset(
+        dataset="cifar10",
+        network="small_cnn",
+        epochs=7,
+        batch_size=128,
+        learning_rate=2e-3,
+        drops=(5.3, 6.4),
+        drop=0.2,
+        eps_train=2.2 / 255,
+        eps_test=(2 / 255,),
+        ramp_start=0.3,
+        ramp_length=3.7,
+        kappa=None,
+        bound="ibp",
+        augment=2,
+        clip_norm=10.0,
+        lbp_images=64,
+    ),
+    "mnist_.3": dataclasses.replace(_MNIST, eps_test=(0.3,)),
+    "mnist_.4": _MNIST,
+    "cifar_2": _CIFAR,
+    "cifar_8": dataclasses.replace(_CIFAR, eps_train=8.8 / 255, eps_test=(8 / 255,), beta=0.0),
+    "cifar_8_cnn7": dataclasses.replace(
+        _CIFAR,
+        network="cnn7_bn",
+        epochs=160,
+        batch_size=128,
+        drops=(120, 140),
+        drop=0.2,
+        eps_train=8 / 255,
+        eps_test=(8 / 255,),
+        ramp_start=1,
+        ramp_length=80,
+        bound="ibp",
+        augment=2,
+        ibp_init=True,
+        clip_norm=10.0,
+    ),
+}
+
+
+def default_preset() -> str:
+    """What fits this machine."""
+    return "laptop" if jax.default_backend() == "cpu" else "cifar_2"
