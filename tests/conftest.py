@@ -1,0 +1,33 @@
+"""The tests run stricter than a user does, and each worker keeps to one core."""
+
+import os
+
+# Before JAX starts its backend: compilation dominates, so workers gain nothing from XLA's threads.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+)
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+# Silent broadcasting is how bound code becomes wrong but plausible.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples on every run and on every machine; compilation makes the first one slow.
+hypothesis.settings.register_profile(
+    "jaxbound", deadline=None, derandomize=True, max_examples=30, print_blob=True
+)
+hypothesis.settings.load_profile("jaxbound")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)

@@ -1,0 +1,113 @@
+"""The oracle of the tests: a bound must contain what the function does at samples and corners.
+
+Functions are evaluated in float64, whatever the bounds were computed in.
+"""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxbound as jb
+from jaxbound._ibp import interval_walk
+from jaxbound._interval import enclosing_box, is_region
+
+METHODS = (jb.ibp, jb.lbp, jb.crown_ibp, jb.crown_lbp, jb.crown)
+LINEAR = METHODS[1:]
+KINDS = ("adaptive", "tight", "parallel", "constant")
+DTYPES = ("float32", "float64")
+
+# The one tolerance. Rounding is proportional to what enters the sums: to the largest finite end of
+# any interval in the graph, in units of the last place of the bounds' type.
+ULPS = 256
+
+
+def precision(dtype: str):
+    """Context in which arrays of ``dtype`` keep their type, as they would for a user."""
+    return jax.enable_x64(dtype == "float64")
+
+
+def box(lower, upper, dtype="float32") -> jb.Interval:
+    """An interval of NumPy arrays: they keep their type outside of `precision` too."""
+    lower, upper = np.broadcast_arrays(np.asarray(lower, dtype), np.asarray(upper, dtype))
+    return jb.Interval(lower, upper)
+
+
+def corners(shape, limit=64) -> np.ndarray:
+    """0/1 choices of an end per element, ``[n, *shape]``: all of them, or some of many."""
+    size = math.prod(shape)
+    if 2**size <= limit:
+        flat = np.array(list(itertools.product((0.0, 1.0), repeat=size)))
+    else:
+        flat = np.random.default_rng(0).integers(0, 2, (limit, size)).astype(float)
+        flat[:2] = [[0.0], [1.0]]
+    return flat.reshape(-1, *shape)
+
+
+def samples(region, count=200) -> np.ndarray:
+    """Points of a region in float64, ``[n, *shape]``: corners, the centre, and random ones.
+
+    Infinite ends are replaced by large finite ones.
+    """
+    rng = np.random.default_rng(1)
+    if isinstance(region, jb.LpBall):
+        return ball_samples(region, rng, count)
+    lower, upper = (
+        np.clip(np.asarray(e, np.float64), -1e6, 1e6) for e in (region.lower, region.upper)
+    )
+    parts = np.concatenate([corners(lower.shape), rng.uniform(size=(count, *lower.shape))])
+    # Values of every element alone, for the others at an end: where kinks and turning points lie.
+    return np.clip(lower + parts * (upper - lower), lower, upper)
+
+
+def ball_samples(ball: jb.LpBall, rng, count) -> np.ndarray:
+    """Points of the ball: mostly on its sphere, with the axes' poles among them."""
+    center = np.asarray(ball.center, np.float64)
+    size = center.size
+    directions = rng.normal(size=(count, size)) * (
+        rng.uniform(size=(count, size)) < rng.uniform(size=(count, 1))
+    )
+    directions = np.concatenate([np.eye(size), -np.eye(size), directions])
+    norms = np.linalg.norm(directions, ball.p, axis=1, keepdims=True)
+    directions = directions / np.where(norms > 0, norms, 1)
+    lengths = np.where(np.arange(len(directions)) % 4, 1.0, rng.uniform(size=len(directions)))
+    points = float(ball.radius) * lengths[:, None] * directions
+    return center + points.reshape(-1, *center.shape)
+
+
+def values(fn, *points):
+    """``fn`` at every point, in float64."""
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, jax.jit(jax.vmap(fn))(*map(jnp.asarray, points)))
+
+
+def magnitude(fn, *args):
+    """The largest finite end of any interval of the graph: what enters its sums. A scalar, traceable."""
+    graph = jb.trace(fn, *args)
+    leaves = jax.tree.leaves(args, is_leaf=is_region)
+    env = dict(
+        zip(graph.inputs, [enclosing_box(a) if is_region(a) else a for a in leaves], strict=True)
+    )
+    interval_walk(graph, env, lambda var: env[var])
+    ends = [
+        abs(end)
+        for value in env.values()
+        for end in jax.tree.leaves(value)
+        if jnp.issubdtype(end.dtype, jnp.floating)
+    ]
+    return jnp.max(jnp.stack([jnp.max(end, initial=1, where=jnp.isfinite(end)) for end in ends]))
+
+
+def tolerance(dtype, size: float) -> float:
+    return ULPS * float(jnp.finfo(dtype).eps) * size
+
+
+def assert_contains(bounds: jb.Interval, found, slack: float, what="") -> None:
+    """``lower - slack <= found <= upper + slack`` for all found ``[n, *shape]``; NaN is a failure."""
+    lower, upper = (np.asarray(end, np.float64) for end in (bounds.lower, bounds.upper))
+    assert not np.isnan(lower).any() and not np.isnan(upper).any(), f"{what}: NaN bound"
+    assert (lower <= upper + slack).all(), f"{what}: empty bound {lower} > {upper}"
+    worst = max(np.max(lower - found, initial=-np.inf), np.max(found - upper, initial=-np.inf))
+    assert worst <= slack, f"{what}: violated by {worst:.3g}, slack {slack:.3g}"

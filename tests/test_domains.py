@@ -1,0 +1,107 @@
+"""Outside of a domain and beyond the range of floats: infinite, never NaN, never empty."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from oracle import LINEAR, METHODS
+
+import jaxbound as jb
+
+INF = np.inf
+W = np.array([[1, -2], [0, 1], [-1, 0]], np.float32)
+
+CASES = {  # name: (function, boxes that leave its domain or its range)
+    "log": (jnp.log, [(-1, 2), (0, 1), (-2, -1), (0, 0), (1, INF)]),
+    "log1p": (jnp.log1p, [(-2, 1), (-1, 1)]),
+    "sqrt": (jnp.sqrt, [(-1, 4), (-2, -1), (0, INF)]),
+    "rsqrt": (lax.rsqrt, [(-1, 4), (0, 1), (0, 0), (-2, -1), (1, INF)]),
+    "reciprocal": (jnp.reciprocal, [(-1, 2), (0, 1), (-1, 0), (0, 0), (-INF, INF)]),
+    "quotient": (lambda x: x[::-1] / x, [(-1, 2), (0, 1), (0, 0)]),
+    "x ** -2": (lambda x: x**-2, [(-1, 2), (0, 1), (0, 0)]),
+    "x ** 1.5": (lambda x: x**1.5, [(-1, 2), (-2, -1)]),
+    "x ** -1.5": (lambda x: x**-1.5, [(-1, 2), (0, 2), (0, 0)]),
+    "exp": (jnp.exp, [(0, 100), (100, 200), (-INF, 1), (-INF, INF)]),
+    "expm1": (jnp.expm1, [(0, 100), (-200, 200)]),
+    "softplus": (jax.nn.softplus, [(-INF, 1), (0, INF), (-3e38, 3e38)]),
+    "x ** 3": (lambda x: x**3, [(-1e20, 1e20), (0, INF)]),
+    "square": (jnp.square, [(-1e30, 1), (-INF, INF)]),
+    "product": (lambda x: x[0] * x[::-1], [(-1e30, 1e30), (0, INF), (-INF, 0)]),
+    "relu": (jax.nn.relu, [(-INF, INF), (-INF, 1), (-1, INF), (-3e38, 3e38)]),
+    "leaky_relu": (jax.nn.leaky_relu, [(-INF, INF), (-1, INF)]),
+    "elu": (jax.nn.elu, [(-INF, INF), (-1, INF)]),
+    "gelu": (jax.nn.gelu, [(-INF, INF), (-1, INF), (-3e38, 3e38)]),
+    "silu": (jax.nn.silu, [(-INF, INF), (-1, INF), (-3e38, 3e38)]),
+    "tanh": (jnp.tanh, [(-INF, INF), (-1, INF), (-3e38, 3e38)]),
+    "sigmoid": (jax.nn.sigmoid, [(-INF, INF), (-1, INF), (-3e38, 3e38)]),
+    "abs": (jnp.abs, [(-INF, INF), (-INF, -1)]),
+    "clip": (lambda x: jnp.clip(x, -1, 1), [(-INF, INF), (0, INF)]),
+    "ramp": (lambda x: jb.param_ramp(x, 1.0, 0.1), [(-INF, INF), (0, INF)]),
+    "max of two": (lambda x: jnp.maximum(x, x[::-1] * 2), [(-INF, INF), (0, INF), (-3e38, 3e38)]),
+    "max": (lambda x: x.max()[None] * jnp.ones(2), [(-INF, INF), (0, INF)]),
+    "where": (lambda x: jnp.where(x > 0, x, -1), [(-INF, INF), (0, INF)]),
+    "dense": (lambda x: W.T @ (W @ x), [(-INF, INF), (0, INF), (-3e38, 3e38)]),
+    "square of a sum": (lambda x: (x + 1) ** 2 - x, [(-1e30, 1e30)]),
+}
+
+LATER = {
+    "alone": lambda z: z,
+    "dense": lambda z: W @ z,
+    "relu": lambda z: jax.nn.relu(z - 1),
+    "network": lambda z: W.T @ jax.nn.relu(W @ jnp.tanh(W.T @ jax.nn.relu(W @ z))) + z,
+}
+
+
+@pytest.mark.parametrize("later", LATER)
+@pytest.mark.parametrize("name", CASES)
+def test_infinite_and_sound(name, later):
+    fn, intervals = CASES[name]
+    both = lambda x: LATER[later](fn(x))
+    intervals = np.resize(np.array(intervals, float), (4, 2))  # one shape: operations compile once
+    # The second element stays inside the domain: the first must not spoil it.
+    lower = jnp.array([(l, 0.5) for l, _ in intervals], jnp.float32)
+    upper = jnp.array([(u, 0.75) for _, u in intervals], jnp.float32)
+    points = np.linspace(np.clip(lower, -1e6, None), np.clip(upper, None, 1e6), 41)
+    with jax.enable_x64(True):
+        values = np.asarray(jax.vmap(jax.vmap(both))(jnp.asarray(points)))
+    for method in METHODS:
+        found = jax.vmap(functools.partial(method, both))(jb.Interval(lower, upper))
+        low, high = np.asarray(found.lower, float), np.asarray(found.upper, float)
+        what = f"{method.__name__} {intervals.tolist()}"
+        assert not np.isnan(low).any() and not np.isnan(high).any(), what
+        assert (low <= high).all() and (low < INF).all() and (high > -INF).all(), what
+        size = np.max(np.abs(np.stack([low, high])), initial=1, where=np.isfinite([low, high]))
+        inside = (low - 1e-5 * size <= values) & (values <= high + 1e-5 * size)
+        assert (inside | ~np.isfinite(values)).all(), what
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["log", "sqrt", "exp", "relu", "tanh"])
+def test_the_rest_stays_finite(name, method):
+    fn, intervals = CASES[name]
+    for l, u in intervals:
+        found = method(
+            fn, jb.Interval(jnp.array([l, 0.5], "float32"), jnp.array([u, 0.75], "float32"))
+        )
+        assert np.isfinite([found.lower[1], found.upper[1]]).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_infinite_end_of_one_input(method):
+    """Half-lines through a network that bounds them: finite where tanh is."""
+    box = jb.Interval(jnp.array([-INF, 0.0]), jnp.array([1.0, INF]))
+    found = method(lambda x: W @ jnp.tanh(x), box)
+    assert np.isfinite([found.lower, found.upper]).all()
+    assert (found.lower >= -3 - 1e-6).all() and (found.upper <= 3 + 1e-6).all()
+
+
+@pytest.mark.parametrize("method", LINEAR)
+def test_linear_bounds_have_no_nan(method):
+    for name, (fn, intervals) in CASES.items():
+        l, u = intervals[0]
+        box = jb.Interval(jnp.array([l, 0.5], "float32"), jnp.array([u, 0.75], "float32"))
+        found = jb.linear_bounds(fn, box, method=method)
+        assert not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(found)), name

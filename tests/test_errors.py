@@ -1,0 +1,167 @@
+# ruff: noqa: E501 -- a case is one line
+"""Bad input is refused where it enters, by name; unsupported programs before any bound is computed."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from oracle import METHODS
+
+import jaxbound as jb
+from jaxbound import _ibp
+from jaxbound._interval_rules import interval_rules
+from jaxbound._linear_rules import linear_rules
+from jaxbound._relaxations import relaxations
+
+BOX = jb.linf_ball(jnp.zeros(2), 1.0)
+INTEGERS = jnp.arange(2)
+
+
+def crown(*args, fn=lambda *xs: xs[0], **options):
+    return jb.crown(fn, *args, **options)
+
+
+BAD = [  # call, error, what the message says
+    (lambda: jb.linf_ball(jnp.zeros(2), -0.1), ValueError, "eps is -0.1"),
+    (lambda: jb.linf_ball(jnp.zeros(2), jnp.array([0.1, -3.0])), ValueError, "eps is -3.0"),
+    (lambda: jb.linf_ball(jnp.zeros(2), jnp.nan), ValueError, "eps is nan"),
+    (lambda: jb.linf_ball(jnp.zeros(2), jnp.ones(3)), ValueError, r"eps of shape \(3,\)"),
+    (lambda: jb.linf_ball(jnp.zeros(2), jnp.ones((2, 2))), ValueError, r"eps of shape \(2, 2\)"),
+    (lambda: jb.linf_ball(INTEGERS, 0.1), TypeError, "x is int32"),
+    (lambda: jb.linf_ball(jnp.zeros(2), 0.1, clip=(0.5, 1.0)), ValueError, r"clip=\(0.5, 1.0\)"),
+    (lambda: jb.linf_ball(jnp.zeros(2), 0.1, clip=(1.0, 0.0)), ValueError, "clip="),
+    (lambda: crown(jb.Interval(jnp.ones(2), jnp.zeros(2))), ValueError, r"args\[0\].lower > args\[0\].upper at \(0,\): 1.0 > 0.0"),
+    (lambda: crown({"a": jb.Interval(jnp.ones(()), jnp.zeros(()))}), ValueError, r"args\[0\]\['a'\].lower >"),
+    (lambda: crown(BOX, jb.Interval(jnp.full(2, jnp.nan), jnp.ones(2))), ValueError, r"args\[1\] contains NaN"),
+    (lambda: crown(jb.Interval(jnp.zeros(2), jnp.ones(3))), ValueError, r"args\[0\].lower has shape \(2,\)"),
+    (lambda: crown(jb.Interval(INTEGERS, INTEGERS)), TypeError, r"args\[0\].lower is int32"),
+    (lambda: crown(jb.Interval(jnp.zeros(2), jnp.zeros(2, "float16"))), TypeError, r"args\[0\].lower is float32 but"),
+    (lambda: crown(jb.LpBall(jnp.zeros(2), -1.0, 2)), ValueError, r"args\[0\].radius is -1.0"),
+    (lambda: crown(jb.LpBall(jnp.zeros(2), jnp.ones(2), 2)), ValueError, r"args\[0\].radius has shape \(2,\)"),
+    (lambda: crown(jb.LpBall(jnp.zeros(2), 1.0, 0.5)), ValueError, r"args\[0\].p is 0.5"),
+    (lambda: crown(jb.LpBall(jnp.zeros(2), 1.0, "2")), ValueError, r"args\[0\].p is '2'"),
+    (lambda: crown(jb.LpBall(jnp.full(2, jnp.nan), 1.0, 2)), ValueError, r"args\[0\].center contains NaN"),
+    (lambda: crown(jb.LpBall(INTEGERS, 1.0, 2)), TypeError, r"args\[0\].center is int32"),
+    (lambda: crown(jnp.zeros(2)), ValueError, "no argument is uncertain"),
+    (lambda: crown(), ValueError, "no argument is uncertain"),
+    (lambda: crown(BOX, relaxation="adapt"), ValueError, "relaxation is 'adapt'; expected one of 'adaptive', 'tight'"),
+    (lambda: crown(BOX, relax="tight"), TypeError, "unexpected keyword argument 'relax'"),
+    (lambda: crown(BOX, chunk_size=0), ValueError, "chunk_size is 0"),
+    (lambda: crown(BOX, chunk_size=1.5), ValueError, "chunk_size is 1.5"),
+    (lambda: crown(BOX, fn=jax.nn.relu, intermediates={"nowhere": BOX}), ValueError, "intermediates has 'nowhere'; expected among 'input:0'"),
+    (lambda: crown(BOX, fn=jax.nn.relu, intermediates={"input:0": jb.linf_ball(jnp.zeros(3), 1.0)}), ValueError, r"intermediates\['input:0'\] has shape \(3,\)"),
+    (lambda: jb.linear_bounds(jnp.sum, BOX, method="crown"), ValueError, "method is 'crown'"),
+    (lambda: jb.linear_bounds(jnp.sum, BOX, method=jb.ibp), ValueError, "ibp has no linear bounds"),
+    (lambda: jb.intermediate_bounds(jnp.sum, BOX, method=abs), ValueError, "expected one of the functions"),
+    (lambda: jb.concretize(jb.linear_bounds(jnp.sum, BOX)), ValueError, "1 uncertain inputs, but 0 regions"),
+    (lambda: jb.concretize(jb.linear_bounds(jnp.sum, BOX), jb.linf_ball(jnp.zeros(3), 1.0)), ValueError, r"regions\[0\] of shape \(3,\)"),
+    (lambda: jb.margins(jnp.zeros(1), 0), ValueError, "logits has shape"),
+    (lambda: jb.margins(jnp.zeros((2, 3)), 0), ValueError, "a batch is jax.vmap"),
+    (lambda: jb.margins(jnp.zeros(3), 3), ValueError, "label is 3"),
+    (lambda: jb.margins(jnp.zeros(3), -1), ValueError, "label is -1"),
+    (lambda: jb.margins(jnp.zeros(3), 1.0), TypeError, "label has"),
+    (lambda: jb.verified(jnp.array([1.0, jnp.nan])), ValueError, "1 NaN"),
+    (lambda: jb.param_ramp(INTEGERS, 1.0), TypeError, "x is int32"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("call, error, message", BAD, ids=[message for _, _, message in BAD])
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_checks_its_region(method):
+    with pytest.raises(ValueError, match=r"args\[0\].lower >"):
+        method(jnp.sum, jb.Interval(jnp.ones(2), jnp.zeros(2)))
+    with pytest.raises(ValueError, match="no argument is uncertain"):
+        method(jnp.sum, jnp.ones(2))
+
+
+class Strange(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(3, name="first")(x)
+        return nn.Dense(2, name="second")(jnp.sin(x)) + jnp.cos(x[:2]) + jnp.sin(x[1:])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_unsupported_primitives_are_listed(method, monkeypatch):
+    def never(*_):
+        raise AssertionError("a bound was computed")
+
+    monkeypatch.setattr(_ibp, "interval_step", never)
+    model = Strange()
+    variables = model.init(jax.random.key(0), jnp.zeros(2))
+    with pytest.raises(jb.UnsupportedPrimitiveError) as caught:
+        method(lambda x: model.apply(variables, x), BOX)
+    assert caught.value.primitives == ("sin", "cos")
+    message = str(caught.value)
+    assert "register_interval_rule" in message and "in layer Strange" in message
+    lines = re.findall(r"(\w+) with uncertain operand 0 .*?(\w+\.py):\d+", message)
+    assert set(lines) == {("sin", "test_errors.py"), ("cos", "test_errors.py")}
+
+
+def test_an_operand_that_must_be_known():
+    with pytest.raises(jb.UnsupportedPrimitiveError, match="pow with uncertain operand 1"):
+        jb.crown(lambda x: jnp.power(2.0, x), BOX)
+    with pytest.raises(jb.UnsupportedPrimitiveError, match="scan"):
+        jb.crown(lambda x: lax.scan(lambda c, _: (c * 2, None), x, None, 3)[0], BOX)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_known_values_need_no_rule(method):
+    def fn(x, k):
+        scale = lax.scan(lambda c, _: (jnp.sin(c), None), k, None, 3)[0].sum()
+        order = jnp.argsort(k)
+        branch = lax.cond(k[0] > 0, jnp.cos, lambda z: z, k)
+        loop = lax.fori_loop(0, 2, lambda i, z: jnp.sort(z) * i, k)
+        return x[order] * scale + branch + jax.nn.relu6(loop)
+
+    k = jnp.array([0.3, -0.2])
+    found = jax.jit(lambda b, k: method(fn, b, k))(BOX, k)
+    low, high = fn(BOX.lower, k), fn(BOX.upper, k)
+    np.testing.assert_allclose(found.lower, jnp.minimum(low, high), atol=1e-6)
+    np.testing.assert_allclose(found.upper, jnp.maximum(low, high), atol=1e-6)
+
+
+@pytest.fixture
+def tables():
+    """The tables, and afterwards as they were."""
+    saved = [(table, dict(table)) for table in (interval_rules, linear_rules, relaxations)]
+    yield
+    for table, old in saved:
+        table.clear()
+        table.update(old)
+
+
+def test_rules_from_outside(tables):
+    @jb.register_interval_rule(lax.cosh_p, operands=(0,))
+    def interval(x, **_):
+        least = jnp.clip(0.0, x.lower, x.upper)
+        return jb.Interval(jnp.cosh(least), jnp.maximum(jnp.cosh(x.lower), jnp.cosh(x.upper)))
+
+    fn = lambda x: jnp.cosh(x) - x
+    loose = jb.crown(fn, BOX)
+
+    @jb.register_relaxation(lax.cosh_p)
+    def lines(x, *, image, kind, **_):
+        slope = jnp.sinh(x.center)
+        tangent = lambda z: jnp.cosh(x.center) + slope * (z - x.center)
+        return jb.Relaxation(tangent, lambda z: image.upper + 0 * z)
+
+    tight = jb.crown(fn, BOX)
+    assert (tight.lower > loose.lower - 1e-6).all() and (tight.upper >= fn(-1.0) - 1e-6).all()
+    for method in METHODS:
+        assert (method(fn, BOX).lower <= fn(jnp.zeros(()))).all()
+
+
+def test_a_linear_rule_from_outside(tables):
+    jb.register_interval_rule(lax.real_p)(lambda x, **_: x)
+    jb.register_linear_rule(lax.real_p, sums="nothing")
+    assert lax.real_p in linear_rules and lax.real_p in interval_rules

@@ -1,0 +1,168 @@
+"""The networks' shapes, and BatchNorm in training against BatchNorm folded by hand."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbound import networks
+
+
+def hidden_shapes(model, image_shape):
+    """Output shapes of the layers with weights, one image."""
+    images = jnp.zeros((1, *image_shape))
+
+    def run(key):
+        variables = model.init(key, images)
+        return model.apply(variables, images, capture_intermediates=True, mutable=["intermediates"])
+
+    _, captured = jax.eval_shape(run, jax.random.key(0))
+    layers = captured["intermediates"]
+    return [
+        layers[name]["__call__"][0].shape[1:]
+        for name in sorted(layers, key=lambda name: (name.startswith("Dense"), name))
+        if name.startswith(("Conv", "Dense"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("build", "image_shape", "shapes"),
+    [
+        (networks.dm_small, (28, 28, 1), [(13, 13, 16), (10, 10, 32), (100,), (10,)]),
+        (networks.dm_small, (32, 32, 3), [(15, 15, 16), (12, 12, 32), (100,), (10,)]),
+        (
+            networks.dm_medium,
+            (28, 28, 1),
+            [(26, 26, 32), (12, 12, 32), (10, 10, 64), (4, 4, 64), (512,), (512,), (10,)],
+        ),
+        (
+            networks.dm_large,
+            (32, 32, 3),
+            [(32, 32, 64)] * 2 + [(16, 16, 128)] * 3 + [(512,), (10,)],
+        ),
+        (
+            networks.cnn7_bn,
+            (32, 32, 3),
+            [(32, 32, 64)] * 2 + [(16, 16, 128)] * 3 + [(512,), (10,)],
+        ),
+    ],
+)
+def test_shapes_of_the_papers(build, image_shape, shapes):
+    assert hidden_shapes(build(), image_shape) == shapes
+
+
+def test_cnn7_normalises_before_every_activation():
+    variables = jax.eval_shape(
+        networks.cnn7_bn().init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+    )
+    assert len(variables["batch_stats"]) == 6
+
+
+def test_activation_is_a_parameter():
+    model = networks.ConvNet((networks.ConvSpec(2, 3),), (4,), classes=3, activation=jnp.zeros_like)
+    images = jnp.ones((1, 5, 5, 1))
+    logits, _ = jax.jit(model.init_with_output)(jax.random.key(0), images)
+    assert not logits.any()
+
+
+def test_ibp_init_has_mean_absolute_value_two_over_fan_in():
+    weights = networks.ibp_init(jax.random.key(0), (3, 3, 16, 256))
+    np.testing.assert_allclose(jnp.abs(weights).mean(), 2 / 144, rtol=0.02)
+
+
+@pytest.fixture(scope="module")
+def normalised():
+    """A small BatchNorm net with parameters that are not the initial ones, and a batch."""
+    convs = (networks.ConvSpec(3, 3, 2),)
+    model = networks.ConvNet(convs, (5,), classes=4, batch_norm=True)
+    images = jax.random.uniform(jax.random.key(1), (6, 8, 8, 2))
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda x: x + 0.3 * np.abs(rng.normal(size=x.shape)), variables)
+    return model, jax.tree.map(np.float32, variables), images
+
+
+CLEAN_PASS = jax.jit(networks.clean_pass, static_argnums=0)
+
+
+@jax.numpy_rank_promotion("allow")
+def by_hand(params, images):
+    """The train-mode network in plain JAX, BatchNorm folded in; and the statistics."""
+    statistics = []
+
+    def folded(x, bn):
+        axes = tuple(range(x.ndim - 1))
+        mean, var = x.mean(axes), x.var(axes)
+        statistics.append((mean, var))
+        w = bn["scale"] / jnp.sqrt(var + 1e-5)
+        return x * w + (bn["bias"] - mean * w)
+
+    x = jax.lax.conv_general_dilated(
+        images,
+        params["Conv_0"]["kernel"],
+        (2, 2),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    x = nn.relu(folded(x + params["Conv_0"]["bias"], params["BatchNorm_0"]))
+    x = x.reshape(len(x), -1) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+    x = nn.relu(folded(x, params["BatchNorm_1"]))
+    return x @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"], statistics
+
+
+def test_clean_pass_is_batch_norm_folded_by_hand(normalised):
+    model, variables, images = normalised
+    expected, statistics = jax.jit(by_hand)(variables["params"], images)
+    got = CLEAN_PASS(model, variables, images)
+    np.testing.assert_allclose(got.logits, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.apply(got.frozen, images), expected, rtol=1e-4, atol=1e-5)
+    one = model.apply(got.frozen, images[:1])[0]
+    np.testing.assert_allclose(one, expected[0], rtol=1e-4, atol=1e-5)
+    for i, (mean, var) in enumerate(statistics):
+        layer = f"BatchNorm_{i}"
+        for name, batch in (("mean", mean), ("var", var)):
+            old = variables["batch_stats"][layer][name]
+            new = got.running["batch_stats"][layer][name]
+            np.testing.assert_allclose(new, 0.9 * old + 0.1 * batch, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_flow_through_the_statistics(normalised):
+    model, variables, images = normalised
+
+    def ours(params):
+        frozen = networks.clean_pass(model, variables | {"params": params}, images).frozen
+        return jnp.sum(model.apply(frozen, images + 0.1) ** 2)
+
+    def expected(params):
+        # The statistics of `images`, applied to other points, as bounds do.
+        _, statistics = by_hand(params, images)
+        stats = {f"BatchNorm_{i}": {"mean": m, "var": v} for i, (m, v) in enumerate(statistics)}
+        return jnp.sum(model.apply({"params": params, "batch_stats": stats}, images + 0.1) ** 2)
+
+    got, want = (jax.jit(jax.grad(f))(variables["params"]) for f in (ours, expected))
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(want))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * scale), got, want
+    )
+
+
+def test_clean_pass_without_batch_norm_changes_nothing():
+    model = networks.ConvNet((), (3,), classes=2)
+    images = jnp.ones((2, 2, 2, 1))
+    variables = model.init(jax.random.key(0), images)
+    got = networks.clean_pass(model, variables, images)
+    assert got.frozen is variables
+    assert got.running is variables
+
+
+def test_momentum_one_is_refused():
+    class Frozen(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            return nn.BatchNorm(use_running_average=not train, momentum=1.0)(x)
+
+    images = jnp.ones((2, 3))
+    variables = Frozen().init(jax.random.key(0), images)
+    with pytest.raises(ValueError, match="momentum 1"):
+        networks.clean_pass(Frozen(), variables, images)

@@ -1,0 +1,155 @@
+"""What holds for the package as a whole: layers, sizes, public names, documentation."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import jaxbound as jb
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "jaxbound"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# A file imports from the rows above its own only; files of one row do not know each other.
+LAYERS = [
+    {"_interval"},
+    {"_linear", "_specification"},
+    {"_primitives"},
+    {"_program"},
+    {"_inline"},
+    {"_recognise"},
+    {"_graph"},
+    {"_convolution", "_curves", "_arithmetic"},
+    {"_interval_rules", "_linear_rules", "_relaxations"},
+    {"_errors", "_exactness"},
+    {"_ibp", "_forward", "_backward"},
+    {"_strategies"},
+    {"_call"},
+    {"_methods"},
+    {"_alpha"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+MAX_FILE, MAX_FUNCTION = 300, 40
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Every module or name that is imported anywhere in a file, in full."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def internal(tree: ast.AST) -> set[str]:
+    """The modules of the core that a file imports, `public` for its front door."""
+    inside = (name.split(".")[1:] for name in imported(tree) if name.split(".")[0] == "jaxbound")
+    return {parts[0] if parts and parts[0].startswith("_") else "public" for parts in inside}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_point_down(path):
+    name, names = name_of(path), internal(ast.parse(path.read_text()))
+    if name == "__init__":
+        assert "public" not in names
+    elif name in ("networks",) or name.startswith("training/"):
+        assert names <= {"public"}, f"{name} goes past the public functions: {names}"
+    else:
+        assert name in RANK, f"give {name} a place in LAYERS"
+        above = {other for other in names if RANK.get(other, len(LAYERS)) >= RANK[name]}
+        assert not above, f"{name} must not import {above}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_only_networks_import_flax(path):
+    roots = {name.split(".")[0] for name in imported(ast.parse(path.read_text()))}
+    assert name_of(path) == "networks" or "flax" not in roots
+
+
+def test_import_is_light():
+    code = "import sys, jaxbound; print([m for m in ('flax', 'optax') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_sizes(path):
+    """A budget, not a law: raise it deliberately, in a commit of its own."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_FILE
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert code_lines(node) <= MAX_FUNCTION, f"{path.name}: {node.name}"
+
+
+def code_lines(node: ast.FunctionDef) -> int:
+    """The lines of a function without its docstring."""
+    lines = node.end_lineno - node.lineno + 1
+    if ast.get_docstring(node) is not None:
+        lines -= node.body[0].end_lineno - node.body[0].lineno + 1
+    return lines
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_import_hides_in_a_function(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert not imported(node), f"{path.name}: {node.name}"
+
+
+def public(module: types.ModuleType) -> dict[str, object]:
+    """What ``module/__init__.py`` exports as ``from x import X as X``."""
+    nodes = ast.parse(Path(module.__file__).read_text()).body
+    aliases = [a for node in nodes if isinstance(node, ast.ImportFrom) for a in node.names]
+    return {a.name: getattr(module, a.name) for a in aliases if a.asname == a.name}
+
+
+def test_exports_are_explicit():
+    visible = {n for n in vars(jb) if not n.startswith("_")}
+    modules = {n for n in visible if inspect.ismodule(getattr(jb, n))}
+    assert visible - modules == set(public(jb))
+
+
+@pytest.mark.parametrize("name", public(jb))
+def test_public_names_are_documented(name):
+    value = public(jb)[name]
+    if not callable(value):
+        return
+    doc = inspect.getdoc(value) or ""
+    assert doc, f"{name} has no docstring"
+    if inspect.isfunction(value):
+        assert "Example" in doc or "arXiv" in doc, f"{name}: show it, or say where it comes from"
+
+
+@pytest.mark.parametrize("name", ["ibp", "lbp", "crown_ibp", "crown_lbp", "crown"])
+def test_methods_name_their_paper(name):
+    found = re.search(r"arXiv[: ](\d{4}\.\d{5})", inspect.getdoc(getattr(jb, name)))
+    assert found
+    assert found[1] in (ROOT / "README.md").read_text()
+
+
+def test_readme_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    scope = {}
+    exec(compile(example, "README.md", "exec"), scope)
+    assert scope["bounds"].lower.shape == (16, 9)
+    assert (scope["bounds"].lower <= scope["bounds"].upper).all()
+
+
+def test_set_up_lives_in_one_place():
+    lines = (ROOT / "setup.cfg").read_text().splitlines()
+    assert all(line.startswith("#") for line in lines if line)

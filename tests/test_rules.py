@@ -1,0 +1,434 @@
+# ruff: noqa: E501 -- a case is one line
+"""Every rule against the oracle: intervals, forward and backward lines, of every kind.
+
+A case is one line. Its function runs between an affine map and another one, so that rows are
+exercised; linear bounds are checked at every sample, not only their concretization.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from oracle import (
+    DTYPES,
+    KINDS,
+    assert_contains,
+    box,
+    magnitude,
+    precision,
+    samples,
+    tolerance,
+    values,
+)
+
+import jaxbound as jb
+from jaxbound import _primitives as program
+from jaxbound._interval_rules import interval_rules
+from jaxbound._linear_rules import linear_rules
+from jaxbound._relaxations import relaxations
+
+# ---------------------------------------------------------------- functions of one variable
+
+REALS = [(-1, 2), (-2, 0.5), (0.5, 2), (-3, -1), (-1, 1), (0, 0), (1, 1), (-1, -1), (0, 1), (-1, 0),
+         (0.3, 0.3001), (-1e-4, 1e-4), (-9, 4), (-2.5, 7), (-30, 40), (-300, 500), (6, 9), (-8, -5)]  # fmt: skip
+POSITIVE = [
+    (0.5, 2),
+    (1, 1),
+    (0.1, 0.2),
+    (1, 1.0001),
+    (0.4, 30),
+    (3, 400),
+    (1e-3, 2e-3),
+    (2, 5),
+    (0.7, 0.9),
+]
+NEGATIVE = [(-u, -l) for l, u in POSITIVE]
+NOT_NEGATIVE = [*POSITIVE, (0, 1), (0, 0), (0, 1e-4), (0, 50)]
+ABOVE_MINUS_ONE = [(l - 1, u - 1) for l, u in POSITIVE]
+SMALL = [(l, u) for l, u in REALS if max(abs(l), abs(u)) < 50]
+INSIDE = [
+    (-0.9, 0.8),
+    (-0.5, -0.1),
+    (0, 0),
+    (0.2, 0.95),
+    (-0.9, -0.9),
+    (0, 0.5),
+    (-0.1, 0),
+    (0.3, 0.3001),
+    (-0.99, 0.99),
+]
+
+
+def traced(fn, *parameters):
+    """``fn(x, *parameters)`` where the trace cannot see the parameters' values."""
+    return lambda x: jax.jit(fn)(x, *(jnp.asarray(p, x.dtype) for p in parameters))
+
+
+def ramp(r, eta):
+    return lambda x: jb.param_ramp(x, r, eta)
+
+
+UNARY = {  # name: (function, boxes of its operand)
+    "relu": (jax.nn.relu, REALS),
+    "maximum": (lambda x: jnp.maximum(x, 0.5), REALS),
+    "minimum": (lambda x: jnp.minimum(0.5, x), REALS),
+    "clip": (lambda x: jnp.clip(x, -0.5, 1.5), REALS),
+    "clip below only": (lambda x: jnp.clip(x, -0.5), REALS),
+    "clamp": (lambda x: lax.clamp(-0.5, x, 1.5), REALS),
+    "clamp, crossed": (lambda x: lax.min(lax.max(x, jnp.ones_like(x)), -jnp.ones_like(x)), REALS),
+    "relu6": (jax.nn.relu6, REALS),
+    "hard tanh": (jax.nn.hard_tanh, REALS),
+    "hard sigmoid": (jax.nn.hard_sigmoid, REALS),
+    "hard silu": (jax.nn.hard_silu, REALS),
+    "leaky_relu -0.5": (lambda x: jax.nn.leaky_relu(x, -0.5), REALS),
+    "leaky_relu 0": (lambda x: jax.nn.leaky_relu(x, 0.0), REALS),
+    "leaky_relu 0.01": (jax.nn.leaky_relu, REALS),
+    "leaky_relu 1": (lambda x: jax.nn.leaky_relu(x, 1.0), REALS),
+    "leaky_relu 2": (lambda x: jax.nn.leaky_relu(x, 2.0), REALS),
+    "leaky_relu traced -0.5": (traced(jax.nn.leaky_relu, -0.5), REALS),
+    "leaky_relu traced 2": (traced(jax.nn.leaky_relu, 2.0), REALS),
+    "prelu": (lambda x: jnp.where(x > 0, x, jnp.array([-1, 0.2, 3], x.dtype) * x), REALS),
+    "elu 1": (jax.nn.elu, REALS),
+    "elu 0.5": (lambda x: jax.nn.elu(x, 0.5), REALS),
+    "elu 2": (lambda x: jax.nn.elu(x, 2.0), REALS),
+    "elu -1": (lambda x: jax.nn.elu(x, -1.0), REALS),
+    "elu traced 2": (traced(jax.nn.elu, 2.0), REALS),
+    "selu": (jax.nn.selu, REALS),
+    "celu": (jax.nn.celu, REALS),
+    "softplus": (jax.nn.softplus, REALS),
+    "log_sigmoid": (jax.nn.log_sigmoid, REALS),
+    "sigmoid": (jax.nn.sigmoid, REALS),
+    "tanh": (jnp.tanh, REALS),
+    "arctan": (jnp.arctan, REALS),
+    "arcsinh": (jnp.arcsinh, REALS),
+    "erf": (lax.erf, REALS),
+    "erfc": (lax.erfc, REALS),
+    "gelu": (lambda x: jax.nn.gelu(x, approximate=False), REALS),
+    "gelu tanh": (lambda x: jax.nn.gelu(x, approximate=True), REALS),
+    "silu": (jax.nn.silu, REALS),
+    "silu, spelt": (lambda x: x * jax.nn.sigmoid(x), REALS),
+    "soft_sign": (jax.nn.soft_sign, REALS),
+    "mish": (jax.nn.mish, SMALL),
+    "exp": (jnp.exp, SMALL),
+    "exp2": (jnp.exp2, SMALL),
+    "expm1": (jnp.expm1, SMALL),
+    "sinh": (jnp.sinh, SMALL),
+    "log": (jnp.log, POSITIVE),
+    "log1p": (jnp.log1p, ABOVE_MINUS_ONE),
+    "sqrt": (jnp.sqrt, NOT_NEGATIVE),
+    "cbrt": (jnp.cbrt, REALS),
+    "rsqrt": (lax.rsqrt, POSITIVE),
+    "reciprocal": (lambda x: 1 / x, POSITIVE),
+    "reciprocal, negative": (jnp.reciprocal, NEGATIVE),
+    "abs": (jnp.abs, REALS),
+    "square": (jnp.square, REALS),
+    "x * x": (lambda x: x * x, REALS),
+    "x ** 0": (lambda x: lax.integer_pow(x, 0), REALS),
+    "x ** 1": (lambda x: lax.integer_pow(x, 1), REALS),
+    "x ** 2": (lambda x: x**2, REALS),
+    "x ** 3": (lambda x: x**3, SMALL),
+    "x ** 4": (lambda x: x**4, SMALL),
+    "x ** 5": (lambda x: x**5, SMALL),
+    "x ** -1": (lambda x: x**-1, NEGATIVE),
+    "x ** -2": (lambda x: x**-2, POSITIVE + NEGATIVE),
+    "x ** -3": (lambda x: x**-3, POSITIVE + NEGATIVE),
+    "x ** 2.5": (lambda x: x**2.5, NOT_NEGATIVE),
+    "x ** 0.5": (lambda x: jnp.power(x, 0.5), NOT_NEGATIVE),
+    "x ** 1.0": (lambda x: lax.pow(x, jnp.ones_like(x)), NOT_NEGATIVE),
+    "x ** -0.7": (lambda x: x**-0.7, POSITIVE),
+    "x ** traced": (traced(jnp.power, 1.5), NOT_NEGATIVE),
+    "ramp": (ramp(1.0, 0.01), REALS),
+    "ramp r=0": (ramp(0.0, 0.01), REALS),
+    "ramp eta=0": (ramp(0.5, 0.0), REALS),
+    "ramp eta=0.3": (ramp(2.0, 0.3), REALS),
+    "ramp r huge": (ramp(1e6, 0.01), REALS),
+    "ramp r negative": (ramp(-1.0, 0.1), REALS),
+    "ramp eta=2": (ramp(1.0, 2.0), REALS),
+    "ramp eta=-1": (ramp(1.0, -1.0), REALS),
+    "ramp per neuron": (lambda x: jb.param_ramp(x, jnp.array([0, 0.5, 3], x.dtype), 0.1), REALS),
+    "ramp traced": (traced(jb.param_ramp, 0.7, 0.2), REALS),
+    "floor": (jnp.floor, SMALL),
+    "ceil": (jnp.ceil, SMALL),
+    "round": (jnp.round, SMALL),
+    "sign": (jnp.sign, SMALL),
+    "where <": (lambda x: jnp.where(x < 1, x + 10, x), [*SMALL, (0, 2)]),
+    "where <=": (lambda x: jnp.where(x <= 1, -x, x**2), SMALL),
+    "where >": (lambda x: jnp.where(x > -1, 3.0, x), SMALL),
+    "where >=": (lambda x: jnp.where(x >= 0, x, 0.1 * x - 5), SMALL),
+    "where ==": (lambda x: jnp.where(x == 1, 7.0, x), SMALL),
+    "where !=": (lambda x: jnp.where(x != 0, x, 9.0), SMALL),
+    "where and": (lambda x: jnp.where((x > -1) & (x < 1), x, -x), SMALL),
+    "where or not": (lambda x: jnp.where((x > 1) | ~(x > -1), x, 2 * x + 1), SMALL),
+    "as a number": (lambda x: (x > 0.5).astype(x.dtype) * 2 + x, SMALL),
+    "as a bool": (lambda x: x.astype(bool).astype(x.dtype), SMALL),
+    "as an integer": (lambda x: x.astype(int).astype(x.dtype), SMALL),
+    "sum with itself": (lambda x: x + x, REALS),
+    "difference with itself": (lambda x: x - 0.5 * x, REALS),
+    "by a known number": (lambda x: x / -4.0, REALS),
+    "reduce_precision": (lambda x: lax.reduce_precision(x, 8, 23), SMALL),
+    "copy": (jnp.copy, SMALL),
+    "name": (lambda x: checkpoint_name(x, "z"), SMALL),
+    "stop_gradient": (lax.stop_gradient, SMALL),
+}  # fmt: skip
+
+# Rows that keep the operand's domain: means of the inputs.
+BEFORE = np.array([[1, 0, 0], [0.5, 0.5, 0], [0.25, 0.25, 0.5]])
+AFTER = np.array([[1, -2, 0.5], [-1, 0.5, 1], [0, 1, 0], [0, 0, -1]])
+
+
+def sandwiched(fn):
+    return lambda x: AFTER.astype(x.dtype) @ fn(BEFORE.astype(x.dtype) @ x)
+
+
+def batch(intervals, dtype) -> jb.Interval:
+    """Boxes ``[18, 3]``: every interval beside its neighbours. One shape: operations compile once."""
+    ends = np.stack([np.resize(np.roll(intervals, -shift, axis=0), (18, 2)) for shift in range(3)])
+    return box(ends[..., 0].T, ends[..., 1].T, dtype)
+
+
+def methods(kinds):
+    """Linear bounds of the methods whose walks differ."""
+    yield "lbp", functools.partial(jb.linear_bounds, method=jb.lbp)
+    for kind in kinds:
+        yield f"crown {kind}", functools.partial(jb.linear_bounds, relaxation=kind)
+
+
+# The only ones whose lines differ by kind.
+PIECEWISE = {lax.max_p, lax.min_p, lax.abs_p, program.leaky_relu, program.ramp, program.clip}
+
+
+def primitives(fn, *regions):
+    return {eqn.primitive for eqn in jb.trace(fn, *regions).equations if any(eqn.uncertain)}
+
+
+def check(fn, boxes, dtype, run=lambda f: f):
+    """All walks over a batch of boxes: bounds at the ends, lines at every sample."""
+    kinds = KINDS if primitives(fn, nth(boxes, 0)) & PIECEWISE else KINDS[:1]
+    points = np.stack([samples(nth(boxes, i)) for i in range(len(boxes.lower))])
+    found = values(jax.vmap(fn), points)
+    with precision(dtype):
+        found_by = run(jax.vmap(functools.partial(everything, fn, kinds)))(boxes)
+    results, lines, size = jax.tree.map(np.asarray, found_by)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), lines)
+        at = jax.vmap(lambda b, xs: jax.vmap(b)(xs))
+        found_at = {f"lines of {n}": at(b, jnp.asarray(points)) for n, b in wide.items()}
+    results |= jax.tree.map(np.asarray, found_at)
+    for name, bounds in results.items():
+        for i, room in enumerate(tolerance(dtype, np.asarray(size, float))):
+            assert_contains(nth(bounds, i), found[i], room, f"{name}, box {i}")
+
+
+def everything(fn, kinds, region):
+    """Bounds and linear bounds by all walks, and the magnitude for the tolerance."""
+    lines = {name: method(fn, region) for name, method in methods(kinds)}
+    results = {name: jb.concretize(found, region) for name, found in lines.items()}
+    return {"ibp": jb.ibp(fn, region)} | results, lines, magnitude(fn, region)
+
+
+def nth(tree, i):
+    return jax.tree.map(lambda a: a[i], tree)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", UNARY)
+def test_functions_of_one_variable(name, dtype):
+    fn, intervals = UNARY[name]
+    check(sandwiched(fn), batch(np.array(intervals, float), dtype), dtype)
+
+
+SMOOTH = ["elu 1", "elu 2", "elu -1", "softplus", "sigmoid", "tanh", "arctan", "erf", "gelu", "gelu tanh", "silu", "exp",
+          "log", "sqrt", "rsqrt", "reciprocal", "square", "x ** 3", "x ** 2.5"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_lines_touch(name):
+    """Sound is not enough: both lines touch the function, or could be moved."""
+    fn, intervals = UNARY[name]
+    with precision("float64"):
+        region = box(*np.array(intervals, float).T, "float64")
+        linear = jax.tree.map(np.asarray, jb.linear_bounds(fn, region))
+        points = np.linspace(region.lower, region.upper, 4001)
+        found = np.asarray(fn(jnp.asarray(points)))
+    below = np.diagonal(linear.lower_coeffs[0]) * points + linear.lower_offset
+    above = np.diagonal(linear.upper_coeffs[0]) * points + linear.upper_offset
+    room = 1e-3 * np.ptp(found, axis=0) + 1e-9
+    assert ((found - below).min(0) <= room).all() and ((above - found).min(0) <= room).all()
+
+
+# ---------------------------------------------------------------- everything else
+
+
+def conv(kernel, **options):
+    """A convolution of ``[features, *space]`` with weights that repeat in no direction."""
+
+    def fn(x):
+        weights = (np.arange(np.prod(kernel)) % 7 - 3.0).reshape(kernel) / 2
+        return lax.conv_general_dilated(
+            x[None],
+            weights.astype(x.dtype),
+            **({"window_strides": (1,) * (x.ndim - 1), "padding": "SAME"} | options),
+        )[0]
+
+    return fn
+
+
+def pooled(pool, window, **options):
+    return lambda x: pool(x[..., None], window, **options)[..., 0]
+
+
+def constant(*shape):
+    return (np.arange(np.prod(shape)) * 5 % 7 - 3.0).reshape(shape) / 2
+
+
+def at(index, how="set", **options):
+    return lambda x: getattr(x.at[index], how)(**options)
+
+
+SHAPED = {  # name: (function, shape of its operand); more operands are slices of it
+    "conv 1-d": (conv((2, 3, 3)), (3, 5)),
+    "conv 2-d": (conv((2, 2, 3, 3)), (2, 4, 4)),
+    "conv 3-d": (conv((2, 1, 2, 2, 2)), (1, 3, 2, 3)),
+    "conv stride": (conv((2, 1, 3, 3), window_strides=(2, 3), padding="VALID"), (1, 6, 7)),
+    "conv padding": (conv((2, 1, 3, 2), padding=((2, 0), (0, 3))), (1, 4, 4)),
+    "conv negative padding": (conv((2, 1, 2, 2), padding=((-1, 1), (0, -1))), (1, 4, 5)),
+    "conv dilation": (conv((1, 1, 2, 3), rhs_dilation=(2, 1)), (1, 5, 4)),
+    "conv lhs dilation": (conv((2, 1, 3, 3), lhs_dilation=(2, 3), padding=((1, 2), (2, 1))), (1, 3, 3)),
+    "conv groups": (conv((4, 1, 2, 2), feature_group_count=2), (2, 3, 4)),
+    "conv all": (conv((4, 1, 3, 2), feature_group_count=2, window_strides=(2, 1), rhs_dilation=(1, 2), lhs_dilation=(2, 1), padding=((0, 1), (2, 1))), (2, 4, 5)),
+    "conv batch groups": (lambda x: lax.conv_general_dilated(x.reshape(2, 1, 3, 3), constant(2, 1, 2, 2).astype(x.dtype), (1, 1), "VALID", batch_group_count=2), (2, 3, 3)),
+    "conv of a known image": (lambda x: lax.conv(constant(1, 1, 4, 4).astype(x.dtype), x, (1, 1), "SAME"), (2, 1, 2, 2)),
+    "conv transpose": (lambda x: lax.conv_transpose(x[None], constant(3, 3, 1, 2).astype(x.dtype), (2, 2), "SAME"), (3, 3, 1)),
+    "depthwise": (lambda x: lax.conv_general_dilated(x[None], constant(2, 2, 1, 3).astype(x.dtype), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=3), (3, 3, 3)),
+    "dot": (lambda x: constant(4, 6).astype(x.dtype) @ x, (6,)),
+    "dot from the right": (lambda x: x @ constant(3, 4).astype(x.dtype), (2, 3)),
+    "dot of batches": (lambda x: jnp.einsum("bij,bjk->bik", x, constant(2, 3, 2).astype(x.dtype)), (2, 2, 3)),
+    "dot, contracted": (lambda x: jnp.tensordot(constant(2, 3, 2).astype(x.dtype), x, ((0, 1), (1, 0))), (3, 2, 2)),
+    "dot of two": (lambda x: x[:2] @ x[2:], (4, 2)),
+    "batch_norm": (lambda x: (x - constant(3).astype(x.dtype)[:, None]) * lax.rsqrt(np.abs(constant(3)).astype(x.dtype) + 0.1)[:, None] * 2 + 1, (3, 4)),
+    "avg_pool": (pooled(nn.avg_pool, (2, 2), strides=(2, 2)), (4, 4)),
+    "avg_pool padding": (pooled(nn.avg_pool, (3, 2), strides=(2, 1), padding=((1, 1), (0, 1))), (4, 4)),
+    "avg_pool, counted": (pooled(nn.avg_pool, (3, 3), padding="SAME", count_include_pad=False), (4, 3)),
+    "max_pool": (pooled(nn.max_pool, (2, 2), strides=(2, 2)), (4, 4)),
+    "max_pool overlapping": (pooled(nn.max_pool, (3, 2), strides=(1, 2)), (4, 4)),
+    "max_pool padding": (pooled(nn.max_pool, (3, 3), strides=(2, 2), padding="SAME"), (4, 5)),
+    "max_pool dilation": (lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (2, 2), (1, 2), "VALID", (2, 1), (1, 2)), (4, 5)),
+    "min_pool": (pooled(nn.pooling.min_pool, (2, 2), strides=(2, 1)), (4, 4)),
+    "global average": (lambda x: x.mean((1, 2)), (2, 3, 3)),
+    "global maximum": (lambda x: x.max((1, 2)), (2, 3, 3)),
+    "global minimum": (lambda x: x.min((0, 2)), (2, 3, 3)),
+    "max of one": (lambda x: x.max(1), (3, 1)),
+    "sum": (lambda x: x.sum(1), (3, 4)),
+    "mean, variance": (lambda x: x.var(1), (2, 3)),
+    "cumsum": (lambda x: lax.cumsum(x, 1, reverse=True), (2, 4)),
+    "cummax": (lambda x: lax.cummax(x, 1), (2, 4)),
+    "cummin": (lambda x: lax.cummin(x, 0), (3, 2)),
+    "concatenate": (lambda x: jnp.concatenate([x, 2 * x[:1], constant(1, 3).astype(x.dtype)]), (2, 3)),
+    "stack": (lambda x: jnp.stack([x, -x, jnp.ones_like(x)], 1), (2, 3)),
+    "split": (lambda x: sum(jnp.split(x, 3, 1)), (2, 6)),
+    "slice": (lambda x: x[1:, ::2], (3, 5)),
+    "reverse": (lambda x: x[::-1] + x, (4,)),
+    "roll": (lambda x: jnp.roll(x, 2, 0), (5, 2)),
+    "pad": (lambda x: lax.pad(x, jnp.asarray(0.5, x.dtype), ((1, 0, 1), (0, 2, 0))), (2, 3)),
+    "pad negative": (lambda x: lax.pad(x, jnp.asarray(0.5, x.dtype), ((-1, 1, 0), (2, -1, 1))), (3, 3)),
+    "pad by itself": (lambda x: lax.pad(x, x[0, 0], ((1, 1, 0), (0, 0, 1))), (2, 2)),
+    "pad edge": (lambda x: jnp.pad(x, 1, mode="edge"), (2, 3)),
+    "transpose": (lambda x: x.transpose(2, 0, 1) * constant(2, 2, 3).astype(x.dtype), (2, 3, 2)),
+    "reshape": (lambda x: x.reshape(-1), (2, 3)),
+    "squeeze, broadcast": (lambda x: jnp.squeeze(x, 1)[:, None] + jnp.zeros((2, 3), x.dtype), (2, 1)),
+    "tile": (lambda x: jnp.tile(x, (2, 1)), (2, 3)),
+    "gather": (lambda x: x[np.array([2, 0, 2])], (3, 2)),
+    "gather 2-d": (lambda x: x[np.array([2, 0]), np.array([1, 1])], (3, 2)),
+    "gather, traced": (lambda x: jax.jit(lambda z, i: z[i])(x, jnp.array([1, 1, 0])), (3, 2)),
+    "gather, outside": (lambda x: x.at[np.array([0, 7])].get(mode="fill", fill_value=5.0), (3, 2)),
+    "gather, clipped": (lambda x: x.at[np.array([0, 7])].get(mode="clip"), (3, 2)),
+    "take_along_axis": (lambda x: jnp.take_along_axis(x, np.array([[1], [0]]), 1), (2, 3)),
+    "dynamic_slice": (lambda x: lax.dynamic_slice(x, (1, 0), (2, 2)), (3, 3)),
+    "dynamic_index, traced": (lambda x: jax.jit(lambda z, i: z[i])(x, 1), (3, 2)),
+    "dynamic_update_slice": (lambda x: lax.dynamic_update_slice(x, 2 * x[:1, :2], (1, 1)), (3, 3)),
+    "set": (lambda x: x.at[np.array([0, 2])].set(-x[:2]), (3, 2)),
+    "set, known": (lambda x: x.at[1].set(4.0), (3, 2)),
+    "add at": (lambda x: x.at[np.array([0, 0, 2])].add(2 * x), (3, 2)),
+    "select, known": (lambda x: jnp.where(np.array([[True], [False]]), x, 3 * x[::-1]), (2, 3)),
+    "select of three": (lambda x: lax.select_n(np.array([0, 2, 1, 2]), x, -x, x**2), (4,)),
+    "margins": (lambda x: jb.margins(x, 1), (4,)),
+    "margins, traced": (lambda x: jax.jit(jb.margins)(x, 2), (4,)),
+    "product": (lambda x: x[0] * x[1], (2, 3)),
+    "quotient": (lambda x: x[0] / (x[1] + 8), (2, 3)),
+    "known / uncertain": (lambda x: 3 / (x - 9), (3,)),
+    "max of two": (lambda x: jnp.maximum(x[0], 2 * x[1]), (2, 3)),
+    "min of two": (lambda x: jnp.minimum(x[0], x[1]), (2, 3)),
+    "max with its mean": (lambda x: jnp.maximum(x, x.mean()), (4,)),
+    "where of two": (lambda x: jnp.where(x[0] < x[1], x[0] + 1, x[1]), (2, 3)),
+    "where of equal": (lambda x: jnp.where(x[0] != x[1], x[0] + 1, 5.0), (2, 3)),
+    "log of a sum": (lambda x: jnp.log(jnp.exp(x).sum()), (4,)),
+    "softmax, spelt": (lambda x: jnp.exp(x) / jnp.exp(x).sum(), (4,)),
+    "unstack": (lambda x: jnp.stack(jnp.unstack(x)[::-1]), (2, 3)),
+    "bits": (lambda x: (jnp.floor(x).astype(int) & 1).astype(x.dtype) + x, (3,)),
+    "truth values": (lambda x: jnp.logical_not(x > 0).astype(x.dtype), (3,)),
+    "reduce_window_min": (lambda x: lax.reduce_window(x, jnp.inf, lax.min, (2,), (1,), "VALID"), (5,)),
+    "layer norm": (lambda x: (x - x.mean()) * lax.rsqrt(x.var() + 1), (4,)),
+    "glu": (jax.nn.glu, (6,)),
+    "norm": (lambda x: jnp.sqrt(1 + (x**2).sum()), (4,)),
+    "cast": (lambda x: x.astype(jnp.float32).astype(x.dtype), (3,)),
+    "scalar": (lambda x: x * 2 - 1, ()),
+    "relu of a scalar": (jax.nn.relu, ()),
+    "known scan inside": (lambda x: x * lax.scan(lambda c, _: (c * 2, c), jnp.ones((), x.dtype), None, 3)[0], (3,)),
+    "known sort inside": (lambda x: x + jnp.sort(constant(3).astype(x.dtype)), (3,)),
+    "known cond inside": (lambda x: x * lax.cond(True, jnp.sin, jnp.cos, jnp.asarray(0.3, x.dtype)), (3,)),
+    "known custom_jvp inside": (lambda x: x * jax.nn.relu6(constant(3).astype(x.dtype)), (3,)),
+    "gradient inside": (jax.grad(lambda z: (z * z + z * jnp.roll(z, 1)).sum()), (3,)),
+    "remat": (jax.checkpoint(lambda x: jax.nn.relu(x) - x), (3,)),
+    "linalg, known": (lambda x: jnp.linalg.inv(2 * jnp.eye(3, dtype=x.dtype)) @ x, (3,)),
+    "tuple": (lambda x: jnp.stack(jnp.split(x, 2)[::-1]), (4,)),
+}  # fmt: skip
+
+
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def chained(fn, shape):
+    """An affine map, ``fn``, and a scaling of mixed signs."""
+
+    def both(x):
+        mixed = 0.5 * x + 0.25 * x[::-1] if shape else 0.5 * x
+        out = fn(mixed)
+        return out * np.resize([1.0, -2.0, 0.5], out.shape).astype(x.dtype)
+
+    return both
+
+
+def boxes_around(shape, dtype) -> jb.Interval:
+    """Degenerate, tiny, moderate, lopsided and large boxes ``[6, *shape]``."""
+    rng = np.random.default_rng(2)
+    center = rng.normal(size=(6, *shape))
+    radius = np.array([0, 1e-5, 0.1, 1, 1, 4.0]).reshape(6, *[1] * len(shape)) * rng.uniform(
+        size=center.shape
+    )
+    return box(center - radius, center + radius * rng.uniform(size=center.shape), dtype)
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_functions_of_arrays(name, dtype="float32"):
+    fn, shape = SHAPED[name]
+    # Compiled: every case has shapes of its own, so that operations cannot be shared.
+    check(chained(fn, shape), boxes_around(shape, dtype), dtype, compiled)
+
+
+# ---------------------------------------------------------------- completeness
+
+
+def test_every_rule_has_a_case():
+    seen = set()
+    for fn, intervals in UNARY.values():
+        seen |= primitives(fn, nth(batch(np.array(intervals, float), "float32"), 0))
+    for fn, shape in SHAPED.values():
+        seen |= primitives(fn, box(np.zeros(shape), np.ones(shape)))
+    assert {
+        str(p) for table in (interval_rules, linear_rules, relaxations) for p in table.keys() - seen
+    } == set()

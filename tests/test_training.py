@@ -1,0 +1,229 @@
+"""Schedules, losses, the attack and the evaluator."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxbound as jb
+from jaxbound import networks, training
+
+
+@pytest.mark.parametrize(
+    ("step", "eps"), [(0, 0), (10, 0.00196923), (25, 1 / 13), (50, 0.384615), (100, 1), (999, 1)]
+)
+def test_smoothed_eps_golden(step, eps):
+    np.testing.assert_allclose(training.smoothed_eps(0, 100, 1.0)(step), eps, rtol=3e-6, atol=1e-9)
+
+
+def test_smoothed_eps_starts_late_and_keeps_its_slope_at_the_joint():
+    schedule = training.smoothed_eps(500, 900, 0.4, 0.1)
+    assert schedule(0) == schedule(500) == pytest.approx(0.1)
+    before, joint, after = (float(schedule(step)) for step in (599.9, 600, 600.1))
+    assert joint - before == pytest.approx(after - joint, rel=1e-2)
+    assert float(schedule(900)) == pytest.approx(0.4)
+
+
+def test_linear_eps():
+    schedule = training.linear_eps(10, 20, 0.4)
+    np.testing.assert_allclose(
+        [schedule(s) for s in (0, 10, 15, 20, 30)], [0, 0, 0.2, 0.4, 0.4], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("schedule", [training.linear_eps, training.smoothed_eps])
+def test_schedules_refuse_empty_ramps(schedule):
+    with pytest.raises(ValueError, match="start < end"):
+        schedule(5, 5, 0.1)
+
+
+def test_kappa_and_beta_follow_eps():
+    eps = jnp.array([0.0, 0.1, 0.2])
+    np.testing.assert_allclose(training.kappa(eps, 0.2, final=0.5), [1, 0.75, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(training.beta(eps, 0.2), [1, 0.5, 0], atol=1e-6)
+    np.testing.assert_allclose(training.beta(eps, 0.2, final=1.0), 1, rtol=1e-6)
+    with pytest.raises(ValueError, match="eps_max"):
+        training.kappa(eps, 0.0)
+
+
+def test_worst_case_cross_entropy():
+    lower = jnp.array([[0.0, 1.0], [-2000.0, 0.0], [np.inf, np.inf]])
+    got = training.worst_case_cross_entropy(lower)
+    np.testing.assert_allclose(got, [np.log(2 + np.exp(-1.0)), 2000.0, 0.0], rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A small network as `apply(params, x)`, a few images and labels."""
+    model = networks.ConvNet((networks.ConvSpec(4, 3, 2),), (8,), classes=4)
+    images = jax.random.uniform(jax.random.key(1), (7, 8, 8, 1))
+    params = jax.jit(model.init)(jax.random.key(0), images)
+    labels = jnp.argmax(model.apply(params, images), -1).at[0].add(1) % 4  # the first one wrong
+    return lambda params, x: model.apply(params, x[None])[0], params, images, labels
+
+
+def batch_loss(loss, apply, labels, eps, **options):
+    def total(params, images):
+        def one(x, y):
+            box = jb.linf_ball(x, eps, clip=(0.0, 1.0))
+            return loss(functools.partial(apply, params), x, y, box, **options)
+
+        losses, terms = jax.vmap(one)(images, labels)
+        return losses.mean(), terms
+
+    return jax.jit(total)
+
+
+@pytest.mark.parametrize("loss", [training.ibp_loss, training.crown_ibp_loss])
+def test_losses_at_radius_zero_are_the_cross_entropy(small, loss):
+    apply, params, images, labels = small
+    value, terms = batch_loss(loss, apply, labels, 0.0)(params, images)
+    logits = jax.vmap(functools.partial(apply, params))(images)
+    clean = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    np.testing.assert_allclose(terms.clean, clean, rtol=1e-4)
+    np.testing.assert_allclose(terms.robust, clean, rtol=1e-4)
+    np.testing.assert_allclose(value, clean.mean(), rtol=1e-4)
+
+
+def test_beta_multiplies_the_crown_ibp_bound(small):
+    apply, params, images, labels = small
+
+    def lower(loss, **options):
+        return batch_loss(loss, apply, labels, 0.05, **options)(params, images)[1].lower
+
+    ibp, crown, half = (
+        lower(training.ibp_loss),
+        lower(training.crown_ibp_loss, beta=1.0),
+        lower(training.crown_ibp_loss, beta=0.25),
+    )
+    assert jnp.abs(ibp - crown).max() > 1e-3
+    np.testing.assert_allclose(half, 0.25 * crown + 0.75 * ibp, rtol=1e-5, atol=1e-5)
+
+
+def test_kappa_weighs_the_clean_loss(small):
+    apply, params, images, labels = small
+    value, terms = batch_loss(training.ibp_loss, apply, labels, 0.05, kappa=0.2)(params, images)
+    np.testing.assert_allclose(value, jnp.mean(0.2 * terms.clean + 0.8 * terms.robust), rtol=1e-5)
+    assert (terms.robust >= terms.clean).all()
+
+
+def test_training_lowers_the_certified_loss(small):
+    apply, params, images, labels = small
+    loss = batch_loss(training.crown_ibp_loss, apply, labels, 0.02)
+    optimiser = optax.adam(1e-2)
+
+    @jax.jit
+    def step(params, state):
+        (value, _), grads = jax.value_and_grad(loss, has_aux=True)(params, images)
+        updates, state = optimiser.update(grads, state)
+        return optax.apply_updates(params, updates), state, value
+
+    state, values = optimiser.init(params), []
+    for _ in range(30):
+        params, state, value = step(params, state)
+        values.append(float(value))
+    assert np.isfinite(values).all()
+    assert values[-1] < 0.5 * values[0]
+
+
+def test_bounds_with_the_clean_batch_statistics():
+    model = networks.ConvNet((networks.ConvSpec(3, 3, 2),), (5,), classes=4, batch_norm=True)
+    images = jax.random.uniform(jax.random.key(1), (6, 8, 8, 1))
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    labels = jnp.arange(6) % 4
+
+    @jax.jit
+    def loss(params):
+        clean = networks.clean_pass(model, variables | {"params": params}, images)
+
+        def one(x, y):
+            box = jb.linf_ball(x, 0.01)
+            return training.ibp_loss(lambda x: model.apply(clean.frozen, x[None])[0], x, y, box)
+
+        losses, terms = jax.vmap(one)(images, labels)
+        return losses.mean(), (terms, clean.logits)
+
+    (_, (terms, logits)), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+    np.testing.assert_allclose(terms.logits, logits, rtol=1e-4, atol=1e-5)
+    margins = jax.vmap(jb.margins)(logits, labels)
+    assert (terms.lower <= margins + 1e-5).all()
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_pgd_stays_inside_the_box_and_finds_the_corner_of_a_linear_map(key):
+    weights = jax.random.normal(key, (3, 5))
+    box = jb.linf_ball(jnp.linspace(0.0, 1.0, 5), 0.3, clip=(0.0, 1.0))
+
+    def fn(x):
+        return weights @ x
+
+    attack = training.pgd(fn, box, jnp.array(0), key, steps=20, restarts=3)
+    assert (attack.x >= box.lower).all()
+    assert (attack.x <= box.upper).all()
+    exact = jb.ibp(lambda x: jb.margins(fn(x), 0), box).lower.min()
+    np.testing.assert_allclose(attack.margins.min(), exact, rtol=1e-5)
+    np.testing.assert_allclose(attack.margins, jb.margins(fn(attack.x), 0), rtol=1e-6)
+
+
+def test_pgd_steps_decay():
+    from jaxbound.training import _attack
+
+    np.testing.assert_allclose(_attack.step_sizes(8, 1.0), [1] * 4 + [0.1] * 2 + [0.01] * 2 + [0])
+
+
+METHODS = {
+    "ibp": jb.ibp,
+    "crown_ibp": jb.crown_ibp,
+    "crown": functools.partial(jb.crown, relaxation="tight"),
+}
+
+
+def test_evaluator(small):
+    apply, params, images, labels = small
+    evaluate = training.evaluator(
+        apply, METHODS, batch_size=3, limits={"crown": 4}, batch_sizes={"crown": 2}
+    )
+    seen = []
+    result = evaluate(params, images, labels, 0.002, lambda *progress: seen.append(progress))
+    assert seen[:3] == [("clean", 3, 7), ("clean", 6, 7), ("clean", 7, 7)]
+    assert seen[-2:] == [("crown", 2, 4), ("crown", 4, 4)]
+    assert result.clean_error == pytest.approx(1 / 7)
+    for lower in result.lower.values():
+        assert (lower <= result.attacked[: len(lower)] + 1e-5).all()
+    assert (result.attacked <= result.clean).all()
+    summary = result.summary()
+    assert summary["verified_images"] == {"ibp": 7, "crown_ibp": 7, "crown": 4, "union": 7}
+    assert set(summary["contradictions"].values()) == {0}
+    assert result.clean_error <= result.pgd_error <= result.verified_error["union"]
+    assert result.verified_error["union"] <= result.verified_error["ibp"]
+    one = training.evaluator(apply, {"ibp": jb.ibp}, batch_size=1, attack_steps=0)
+    again = one(params, images, labels, 0.002)
+    np.testing.assert_allclose(again.lower["ibp"], result.lower["ibp"], rtol=1e-4, atol=1e-6)
+
+
+def test_evaluation_counts_contradictions_zero_margins_and_slack():
+    clean, attacked = np.array([1.0, 1.0, 0.0, 2.0]), np.array([0.5, -0.1, 0.0, 1.0])
+    result = training.Evaluation(
+        clean, attacked, {"a": np.array([0.4, 0.2, 0.0, 0.001])}, slack=0.01
+    )
+    assert result.clean_error == 0.25
+    assert result.pgd_error == 0.5
+    assert result.verified_error == {"a": 0.5, "union": 0.5}
+    assert result.contradictions == {"a": 1, "union": 1}
+
+
+def test_evaluator_refuses_unknown_names_and_nan():
+    with pytest.raises(ValueError, match="typo"):
+        training.evaluator(lambda p, x: x, {"ibp": jb.ibp}, limits={"typo": 1})
+    with pytest.raises(ValueError, match="union"):
+        training.evaluator(lambda p, x: x, {"union": jb.ibp})
+
+    def broken(fn, box):
+        return jb.Interval(*2 * (jnp.full(2, jnp.nan),))
+
+    images, labels = jnp.ones((1, 3)), jnp.zeros(1, int)
+    with pytest.raises(FloatingPointError, match="NaN"):
+        training.evaluator(lambda p, x: x, {"broken": broken})(None, images, labels, 0.1)

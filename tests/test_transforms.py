@@ -1,0 +1,195 @@
+# ruff: noqa: E501 -- a case is one line
+"""jit, vmap and grad of the bounds, and gradients of the transposed convolution."""
+
+import functools
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from oracle import KINDS, METHODS, precision
+
+import jaxbound as jb
+
+RNG = np.random.default_rng(6)
+KERNEL, DENSE = RNG.normal(size=(3, 2, 2, 2)), RNG.normal(size=(2, 27)) / 4
+
+
+def convnet(parameters, x):
+    kernel, dense = parameters
+    z = lax.conv(x[None], kernel, (1, 1), "SAME")[0]
+    return dense @ jax.nn.relu(z).reshape(-1)
+
+
+def everything(parameters, x):
+    """No S-shaped function: the point where its tangent touches is a constant to `jax.grad`."""
+    kernel, dense = parameters
+    z = lax.conv(x[None], kernel, (1, 1), "SAME")[0]
+    z = jb.param_ramp(z, 0.3, 0.1) - jax.nn.leaky_relu(z, 0.2)
+    z = lax.reduce_window(z, -jnp.inf, lax.max, (1, 2, 2), (1, 1, 1), "SAME")
+    return dense @ jax.nn.softplus(z).reshape(-1)
+
+
+def width(method, fn, parameters, center, eps, **options):
+    bounds = method(functools.partial(fn, parameters), jb.linf_ball(center, eps), **options)
+    return (bounds.upper - bounds.lower).sum() + bounds.lower[0]
+
+
+def arguments():
+    return (jnp.asarray(KERNEL), jnp.asarray(DENSE)), jnp.asarray(RNG.normal(size=(2, 3, 3)))
+
+
+@pytest.mark.parametrize(
+    "method, fn", [(m, convnet) for m in METHODS] + [(jb.ibp, everything), (jb.crown, everything)]
+)
+def test_gradients_are_finite_differences(method, fn):
+    with precision("float64"):
+        parameters, center = arguments()
+        loss = jax.jit(lambda *a: width(method, fn, *a))
+        flat, unflatten = jax.flatten_util.ravel_pytree((parameters, center, jnp.asarray(0.2)))
+        value = lambda z: loss(*unflatten(z))
+        gradient, step = jax.jit(jax.grad(value))(flat), 1e-6
+        assert np.isfinite(gradient).all()
+        for seed in range(3):
+            direction = jnp.asarray(np.random.default_rng(seed).normal(size=flat.shape))
+            difference = (value(flat + step * direction) - value(flat - step * direction)) / (
+                2 * step
+            )
+            np.testing.assert_allclose(gradient @ direction, difference, rtol=1e-4, atol=1e-5)
+
+
+DEGENERATE = {
+    "relu": jax.nn.relu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "elu": jax.nn.elu,
+    "softplus": jax.nn.softplus,
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "arctan": jnp.arctan,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "exp": jnp.exp,
+    "abs": jnp.abs,
+    "square": jnp.square,
+    "x ** 3": lambda x: x**3,
+    "ramp": lambda x: jb.param_ramp(x, 1.0, 0.1),
+    "clip": lambda x: jnp.clip(x, 0, 1),
+    "max of two": lambda x: jnp.maximum(x, x[::-1]),
+    "max": lambda x: x.max() - x,
+    "product": lambda x: x * x[::-1],
+    "reciprocal": lambda x: 1 / (x + 4),
+    "sqrt": lambda x: jnp.sqrt(x + 4),
+    "log": lambda x: jnp.log(x + 4),
+}
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_gradients_are_finite_at_the_edges(name):
+    """Boxes with l == u, l == 0, u == 0, l == u == 0, and a kink at an end."""
+    lower = jnp.array([[1.0, -1, 0, 0], [-1, 0, 0, 1], [0, -2, -1, 0], [0, 0, 0, 0]])
+    upper = jnp.array([[1.0, -1, 0, 1], [0, 1, 0, 2], [1, 0, 0, 0], [0, 0, 0, 0]])
+    weights = jnp.array([[1.0, -1, 1, -1], [2, 0, -1, 1]])
+
+    def total(method, options, l, u):
+        bounds = method(lambda x: weights @ DEGENERATE[name](1.0 * x), jb.Interval(l, u), **options)
+        return bounds.upper.sum() - 2 * bounds.lower.sum()
+
+    runs = [(m, {}) for m in METHODS] + [(jb.crown, {"relaxation": kind}) for kind in KINDS[1:]]
+    for method, options in runs:
+        slopes = jax.vmap(jax.grad(functools.partial(total, method, options), (0, 1)))(lower, upper)
+        assert all(np.isfinite(s).all() for s in slopes), (method.__name__, options)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, np.inf])
+def test_gradients_at_the_centre_of_a_ball(p):
+    """The norm of coefficients that are all zero has no slope."""
+    fn = lambda c, r, w: jb.crown(lambda x: w * x, jb.LpBall(c, r, p)).upper.sum()
+    for w in (0.0, 1.0):
+        slopes = jax.grad(fn, (0, 1, 2))(jnp.ones(3), 0.0, w)
+        assert all(np.isfinite(s).all() for s in slopes)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_is_vmap(method, fn=convnet):
+    with precision("float64"):
+        parameters, _ = arguments()
+        centers = jnp.asarray(RNG.normal(size=(3, 2, 3, 3)))
+        radii = jnp.array([0.0, 0.1, 0.5])
+        of = lambda c, e: method(functools.partial(fn, parameters), jb.linf_ball(c, e))
+        many, jitted = jax.vmap(of)(centers, radii), jax.jit(jax.vmap(of))(centers, radii)
+        for i in range(3):
+            one = of(centers[i], radii[i])
+            for found in (many, jitted):
+                np.testing.assert_allclose(found.lower[i], one.lower, atol=1e-10)
+                np.testing.assert_allclose(found.upper[i], one.upper, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_of_a_batch(method):
+    """Those of grad of vmap, vmap of grad, and their compositions with jit agree; so do they in chunks."""
+    with precision("float64"):
+        parameters, _ = arguments()
+        centers = jnp.asarray(RNG.normal(size=(3, 2, 3, 3)))
+        one = lambda w, c: width(method, convnet, w, c, 0.1)
+        chunked = lambda w, c: width(method, convnet, w, c, 0.1, chunk_size=1)
+        each = jax.vmap(jax.grad(one), (None, 0))(parameters, centers)
+        expected = jax.tree.map(lambda g: g.sum(0), each)
+        for loss in (one, chunked):
+            total = lambda w, loss=loss: jax.vmap(loss, (None, 0))(w, centers).sum()
+            for gradient in (jax.grad(total), jax.jit(jax.grad(total))):
+                found = gradient(parameters)
+                jax.tree.map(
+                    functools.partial(np.testing.assert_allclose, atol=1e-9), found, expected
+                )
+        weights = jax.tree.map(lambda w: jnp.stack([w, 2 * w, -w]), parameters)
+        many = jax.vmap(jax.grad(one))(weights, centers)
+        last = jax.grad(one)(jax.tree.map(lambda w: w[2], weights), centers[2])
+        jax.tree.map(lambda m, o: np.testing.assert_allclose(m[2], o, atol=1e-9), many, last)
+
+
+CONVOLUTIONS = {  # input, kernel (OIHW), options
+    "plain": ((1, 2, 5), (3, 2, 2), {}),
+    "2-d": ((1, 2, 4, 5), (3, 2, 3, 2), {"padding": "SAME"}),
+    "3-d": ((1, 1, 3, 3, 2), (2, 1, 2, 2, 2), {"padding": "SAME"}),
+    "stride": ((2, 2, 6, 7), (3, 2, 3, 2), {"window_strides": (2, 3)}),
+    "dilation": ((1, 2, 6, 5), (3, 2, 2, 2), {"rhs_dilation": (2, 3)}),
+    "lhs dilation": ((1, 2, 3, 3), (3, 2, 2, 3), {"lhs_dilation": (2, 3), "padding": ((1, 0), (2, 2))}),
+    "groups": ((1, 4, 4, 3), (6, 2, 2, 2), {"feature_group_count": 2}),
+    "unused border": ((1, 1, 6, 6), (1, 1, 2, 2), {"window_strides": (3, 3)}),
+    "negative padding": ((1, 1, 5, 5), (2, 1, 2, 2), {"padding": ((-1, 1), (2, -2))}),
+    "all": ((2, 4, 5, 4), (4, 2, 3, 2), {"window_strides": (2, 1), "padding": ((2, 1), (0, 3)), "lhs_dilation": (1, 2), "rhs_dilation": (2, 1), "feature_group_count": 2}),
+}  # fmt: skip
+
+
+def rows_of(x, kernel, options):
+    """The Jacobian of a convolution, by walking unit rows back through it."""
+    linear = jb.linear_bounds(lambda z: convolve(z, kernel, options), jb.linf_ball(x, 1.0))
+    return linear.lower_coeffs[0]
+
+
+def convolve(x, kernel, options):
+    strides = {"window_strides": (1,) * (x.ndim - 2), "padding": "VALID"}
+    return lax.conv_general_dilated(x, kernel, **(strides | options))
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_the_transposed_convolution(name):
+    """Against jax's own derivative of the convolution, and of that with respect to the kernel."""
+    shape, kernel_shape, options = CONVOLUTIONS[name]
+    with precision("float64"):
+        x, kernel = jnp.asarray(RNG.normal(size=shape)), jnp.asarray(RNG.normal(size=kernel_shape))
+        ours = lambda k: rows_of(x, k, options)
+        theirs = lambda k: jax.jacobian(lambda z: convolve(z, k, options))(x)
+        np.testing.assert_allclose(ours(kernel), theirs(kernel), atol=1e-10)
+        weights = jnp.asarray(RNG.normal(size=theirs(kernel).shape))
+        loss = lambda rows: lambda k: (weights * jnp.sin(rows(k))).sum()
+        expected = jax.grad(loss(theirs))(kernel)
+        for gradient in (jax.grad(loss(ours)), jax.jit(jax.grad(loss(ours)))):
+            np.testing.assert_allclose(gradient(kernel), expected, atol=1e-9)
+        many = jnp.stack([kernel, -kernel])
+        np.testing.assert_allclose(jax.vmap(jax.grad(loss(ours)))(many)[0], expected, atol=1e-9)
+        np.testing.assert_allclose(
+            jax.grad(lambda k: jax.vmap(loss(ours))(k).sum())(many)[0], expected, atol=1e-9
+        )
