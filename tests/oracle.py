@@ -3,6 +3,7 @@
 Functions are evaluated in float64, whatever the bounds were computed in.
 """
 
+import functools
 import itertools
 import math
 
@@ -27,6 +28,11 @@ ULPS = 256
 def precision(dtype: str):
     """Context in which arrays of ``dtype`` keep their type, as they would for a user."""
     return jax.enable_x64(dtype == "float64")
+
+
+def jitted(bound, /, **options):
+    """A method as one program: its operations compile ten times as long one by one."""
+    return lambda fn, *args: jax.jit(functools.partial(bound, fn, **options))(*args)
 
 
 def box(lower, upper, dtype="float32") -> jb.Interval:
@@ -78,9 +84,10 @@ def ball_samples(ball: jb.LpBall, rng, count) -> np.ndarray:
 
 
 def values(fn, *points):
-    """``fn`` at every point, in float64."""
+    """``fn`` at every point (or tree of points), in float64."""
     with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, jax.jit(jax.vmap(fn))(*map(jnp.asarray, points)))
+        points = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), points)
+        return jax.tree.map(np.asarray, jax.jit(jax.vmap(fn))(*points))
 
 
 def magnitude(fn, *args):

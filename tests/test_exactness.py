@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from oracle import LINEAR, METHODS, assert_contains, precision, samples, values
+from oracle import LINEAR, METHODS, assert_contains, jitted, precision, samples, values
 
 import jaxbound as jb
 from jaxbound._exactness import BOX, EXACT, LOOSE, exactness
@@ -153,7 +153,7 @@ def test_balls_contain(method, p):
     fn = lambda x: V[:3] @ jnp.tanh(W @ jax.nn.relu(V @ x)) + x[:3] ** 2
     with precision("float64"):
         region = jb.LpBall(box(VECTOR).center, 0.4, p)
-        found = method(fn, region)
+        found = jitted(method)(fn, region)
     assert_contains(found, values(fn, samples(region, 2000)), 1e-12)
 
 
@@ -181,8 +181,9 @@ def test_a_radius_per_example():
     center, radius = jnp.asarray(RNG.normal(size=(3, 6)), "float32"), jnp.array([0.0, 0.1, 2.0])
     fn = lambda x: jax.nn.relu(W.astype(x.dtype) @ x)
     for method in METHODS:
-        many = jax.vmap(lambda c, r, m=method: m(fn, jb.LpBall(c, r, 2)))(center, radius)
-        one = method(fn, jb.LpBall(center[2], 2.0, 2))
+        of = lambda c, r, m=method: m(fn, jb.LpBall(c, r, 2))
+        many = jax.jit(jax.vmap(of))(center, radius)
+        one = jitted(method)(fn, jb.LpBall(center[2], 2.0, 2))
         np.testing.assert_allclose(many.lower[2], one.lower, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(many.upper[0], jax.vmap(fn)(center)[0], rtol=1e-5, atol=1e-5)
 
@@ -197,7 +198,7 @@ def test_several_inputs(method):
             "b": [jnp.ones(2), jb.linf_ball(jnp.array([0.2, -0.4]), 0.5)],
             "c": jb.linf_ball(jnp.array(1.0), 0.1),
         }
-        found = method(fn, tree, jnp.array(-2.0))
+        found = jitted(method)(fn, tree, jnp.array(-2.0))
     a, b, c = (samples(r, 400)[-400:] for r in (tree["a"], tree["b"][1], tree["c"]))
     inner = lambda a, b, c: fn({"a": a, "b": [jnp.ones(2), b], "c": c}, -2.0)
     assert_contains(found, values(inner, a, b, c), 1e-12)

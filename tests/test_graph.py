@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
-from oracle import METHODS, precision
+from oracle import METHODS, jitted, precision
 
 import jaxbound as jb
 
@@ -137,13 +137,13 @@ def test_names_of_lines():
 def test_intermediates_go_back_in(linen, method):
     """A method that is told what another found has both; what it found itself changes nothing."""
     fn, box = linen
-    intervals = jb.intermediate_bounds(fn, box, method=jb.ibp)
-    found = jb.intermediate_bounds(fn, box, method=method, intermediates=intervals)
+    intervals = jitted(jb.intermediate_bounds, method=jb.ibp)(fn, box)
+    found = jitted(jb.intermediate_bounds, method=method, intermediates=intervals)(fn, box)
     for name, bounds in intervals.items():
         assert (found[name].lower >= bounds.lower - 1e-5).all()
         assert (found[name].upper <= bounds.upper + 1e-5).all()
-    own = jb.intermediate_bounds(fn, box, method=method)
-    plain, again = method(fn, box), method(fn, box, intermediates=own)
+    own = jitted(jb.intermediate_bounds, method=method)(fn, box)
+    plain, again = jitted(method)(fn, box), jitted(method, intermediates=own)(fn, box)
     np.testing.assert_allclose(again.lower, plain.lower, atol=1e-5)
     np.testing.assert_allclose(again.upper, plain.upper, atol=1e-5)
 

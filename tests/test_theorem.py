@@ -55,7 +55,9 @@ def bounds(activation, kind):
             options = {} if method is jb.ibp else {"relaxation": kind}
             return method(lambda x: network(net, x, activation), box, **options)
 
-        found = {m.__name__: jax.vmap(functools.partial(of, m))(nets, boxes) for m in METHODS}
+        found = {
+            m.__name__: jax.jit(jax.vmap(functools.partial(of, m)))(nets, boxes) for m in METHODS
+        }
         return jax.tree.map(np.asarray, found)
 
 
@@ -80,9 +82,14 @@ def test_tight_lines_nest(activation):
 
 
 def test_adaptive_lines_do_not_nest():
-    """The theorem's condition is needed: its test would notice other lines."""
+    """The theorem's condition is needed: its test would notice other lines.
+
+    LBP and CROWN-LBP share their lines, and of the same lines the walk down makes more.
+    """
     found = bounds("relu", "adaptive")
-    assert all((found[a].lower > found[b].lower + 1e-9).any() for a, b in ORDER[:3])
+    for loose, tight in ORDER:
+        worse = (found[loose].lower > found[tight].lower + 1e-9).any()
+        assert worse == ((loose, tight) != ("lbp", "crown_lbp")), (loose, tight)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

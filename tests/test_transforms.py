@@ -98,7 +98,10 @@ def test_gradients_are_finite_at_the_edges(name):
 
     runs = [(m, {}) for m in METHODS] + [(jb.crown, {"relaxation": kind}) for kind in KINDS[1:]]
     for method, options in runs:
-        slopes = jax.vmap(jax.grad(functools.partial(total, method, options), (0, 1)))(lower, upper)
+        grad = jax.grad(functools.partial(total, method, options), (0, 1))
+        slopes = jax.vmap(grad)(
+            lower, upper
+        )  # operations of one shape: compiled once for all names
         assert all(np.isfinite(s).all() for s in slopes), (method.__name__, options)
 
 
@@ -134,18 +137,20 @@ def test_gradients_of_a_batch(method):
         centers = jnp.asarray(RNG.normal(size=(3, 2, 3, 3)))
         one = lambda w, c: width(method, convnet, w, c, 0.1)
         chunked = lambda w, c: width(method, convnet, w, c, 0.1, chunk_size=1)
-        each = jax.vmap(jax.grad(one), (None, 0))(parameters, centers)
+        each = jax.jit(jax.vmap(jax.grad(one), (None, 0)))(parameters, centers)
         expected = jax.tree.map(lambda g: g.sum(0), each)
-        for loss in (one, chunked):
-            total = lambda w, loss=loss: jax.vmap(loss, (None, 0))(w, centers).sum()
-            for gradient in (jax.grad(total), jax.jit(jax.grad(total))):
-                found = gradient(parameters)
-                jax.tree.map(
-                    functools.partial(np.testing.assert_allclose, atol=1e-9), found, expected
-                )
+        total = lambda loss: lambda w: jax.vmap(loss, (None, 0))(w, centers).sum()
+        runs = (
+            jax.grad(total(one)),
+            jax.jit(jax.grad(total(one))),
+            jax.jit(jax.grad(total(chunked))),
+        )
+        for gradient in runs:
+            found = gradient(parameters)
+            jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-9), found, expected)
         weights = jax.tree.map(lambda w: jnp.stack([w, 2 * w, -w]), parameters)
-        many = jax.vmap(jax.grad(one))(weights, centers)
-        last = jax.grad(one)(jax.tree.map(lambda w: w[2], weights), centers[2])
+        many = jax.jit(jax.vmap(jax.grad(one)))(weights, centers)
+        last = jax.jit(jax.grad(one))(jax.tree.map(lambda w: w[2], weights), centers[2])
         jax.tree.map(lambda m, o: np.testing.assert_allclose(m[2], o, atol=1e-9), many, last)
 
 
@@ -180,16 +185,16 @@ def test_the_transposed_convolution(name):
     shape, kernel_shape, options = CONVOLUTIONS[name]
     with precision("float64"):
         x, kernel = jnp.asarray(RNG.normal(size=shape)), jnp.asarray(RNG.normal(size=kernel_shape))
-        ours = lambda k: rows_of(x, k, options)
-        theirs = lambda k: jax.jacobian(lambda z: convolve(z, k, options))(x)
+        ours = jax.jit(lambda k: rows_of(x, k, options))
+        theirs = jax.jit(lambda k: jax.jacobian(lambda z: convolve(z, k, options))(x))
         np.testing.assert_allclose(ours(kernel), theirs(kernel), atol=1e-10)
         weights = jnp.asarray(RNG.normal(size=theirs(kernel).shape))
         loss = lambda rows: lambda k: (weights * jnp.sin(rows(k))).sum()
-        expected = jax.grad(loss(theirs))(kernel)
-        for gradient in (jax.grad(loss(ours)), jax.jit(jax.grad(loss(ours)))):
-            np.testing.assert_allclose(gradient(kernel), expected, atol=1e-9)
+        expected = jax.jit(jax.grad(loss(theirs)))(kernel)
+        np.testing.assert_allclose(jax.jit(jax.grad(loss(ours)))(kernel), expected, atol=1e-9)
         many = jnp.stack([kernel, -kernel])
-        np.testing.assert_allclose(jax.vmap(jax.grad(loss(ours)))(many)[0], expected, atol=1e-9)
-        np.testing.assert_allclose(
-            jax.grad(lambda k: jax.vmap(loss(ours))(k).sum())(many)[0], expected, atol=1e-9
-        )
+        for gradient in (
+            jax.vmap(jax.grad(loss(ours))),
+            jax.grad(lambda k: jax.vmap(loss(ours))(k).sum()),
+        ):
+            np.testing.assert_allclose(jax.jit(gradient)(many)[0], expected, atol=1e-9)
