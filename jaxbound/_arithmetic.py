@@ -146,6 +146,12 @@ def compare(definitely, possibly):
     return bound
 
 
+def is_finite(x: Interval) -> Interval:
+    """Certain between finite ends, impossible at an infinite point."""
+    lower, upper = jnp.isfinite(x.lower), jnp.isfinite(x.upper)
+    return Interval(lower & upper, lower | upper | (x.lower < x.upper))
+
+
 def select_n(which, *cases, **params):
     if not isinstance(which, Interval):
         lower, upper = zip(*map(ends, cases), strict=True)

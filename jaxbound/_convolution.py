@@ -2,12 +2,11 @@
 
 What `jax.vjp` emits leaves XLA:CPU's fast path in loops and in kernel gradients. Here rows walk back
 through ``conv(x, W)`` as an NHWC/HWIO convolution of dilated rows with the flipped, channel-swapped
-kernel; the kernel's gradient is the forward convolution's, with the rows in the role of cotangents.
+kernel, and the kernel's gradient is one too, of images by rows.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxbound._linear import once
+CHUNK = 256  # rows of one step of a kernel's gradient
 
 
 class Window(NamedTuple):
@@ -72,9 +71,30 @@ def _rows_cotangent(cotangent, rows, kernel, *, window: Window):
 
 
 def _kernel_cotangent(cotangent, rows, kernel, *, window: Window):
-    blank = jnp.zeros(kernel.aval.shape, kernel.aval.dtype)
-    cotangent, rows = once(cotangent), once(rows)
-    return jax.vjp(functools.partial(_convolve, window, cotangent), blank)[1](rows)[0]
+    """A convolution with the images as features, in a loop: its transposes join no other computation."""
+    shape = kernel.aval.shape
+    padding = []
+    for axis, size in enumerate(window.size):
+        before = window.padding[axis][0]
+        span = (rows.shape[1 + axis] - 1) * window.strides[axis] + 1
+        wanted = (shape[axis] - 1) * window.spread[axis] + span
+        padding.append((before, wanted - before - (size - 1) * window.dilation[axis] - 1))
+
+    def of(start, count):
+        images, filters = (lax.dynamic_slice_in_dim(a, start, count) for a in (cotangent, rows))
+        found = lax.conv_general_dilated(
+            jnp.swapaxes(images, 0, -1), jnp.moveaxis(filters, 0, -2),
+            window.spread, padding, window.dilation, window.strides,
+            dimension_numbers=_channels_last(rows.ndim), batch_group_count=window.groups, precision=window.precision,
+        )  # fmt: skip
+        return jnp.moveaxis(found, 0, -2)
+
+    chunks, rest = divmod(len(rows), CHUNK)
+    total = of(chunks * CHUNK, rest) if rest else jnp.zeros(shape, rows.dtype)
+    if chunks:
+        add = lambda i, sums: sums + of(i * CHUNK, CHUNK)
+        total = lax.fori_loop(0, chunks, add, total)
+    return total
 
 
 def _merge_examples(args, axes, *, window: Window):

@@ -172,5 +172,6 @@ interval_rules |= {
             lambda xl, xu, yl, yu: ~((xl == xu) & (yl == yu) & (xl == yl)),
         )
     ),
+    jp.is_finite_p: IntervalRule(arithmetic.is_finite),
     jp.select_n_p: IntervalRule(arithmetic.select_n),
 }

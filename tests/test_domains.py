@@ -43,6 +43,7 @@ CASES = {  # name: (function, boxes that leave its domain or its range)
     "max of two": (lambda x: jnp.maximum(x, x[::-1] * 2), [(-INF, INF), (0, INF), (-3e38, 3e38)]),
     "max": (lambda x: x.max()[None] * jnp.ones(2), [(-INF, INF), (0, INF)]),
     "where": (lambda x: jnp.where(x > 0, x, -1), [(-INF, INF), (0, INF)]),
+    "where finite": (lambda x: jnp.where(jnp.isfinite(x), x, -1), [(-INF, INF), (0, INF), (1, 2)]),
     "dense": (lambda x: W.T @ (W @ x), [(-INF, INF), (0, INF), (-3e38, 3e38)]),
     "square of a sum": (lambda x: (x + 1) ** 2 - x, [(-1e30, 1e30)]),
 }
