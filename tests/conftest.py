@@ -1,12 +1,22 @@
 """The tests run stricter than a user does, and each worker keeps to one core."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before JAX starts its backend: compilation dominates, so workers gain nothing from XLA's threads.
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 )
 os.environ.setdefault("MPLBACKEND", "agg")
+# Functions that differ in name alone compile once. The workers and the programs that tests start share it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    cache = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis
 import jax
