@@ -105,9 +105,10 @@ def _opaque(eqn) -> tuple[Any, dict[str, Any]]:
             indices.setdefault(v, i)
     kept = [i for i, v in enumerate(eqn.outvars) if not isinstance(v, jex.DropVar)]
     outvars = [eqn.outvars[i] for i in kept]
-    call = jex.jaxpr_as_fun(
-        jex.ClosedJaxpr(jex.Jaxpr((), list(indices), outvars, [eqn], eqn.effects), ())
-    )
+    avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in indices]
+    frame = jax.make_jaxpr(lambda *_: [0] * len(outvars))(*avals).jaxpr
+    alone = frame.replace(invars=list(indices), outvars=outvars, eqns=[eqn], effects=eqn.effects)
+    call = jex.jaxpr_as_fun(jex.ClosedJaxpr(alone, ()))
 
     def evaluate(*operands):
         outs = dict(zip(kept, call(*(operands[i] for i in indices.values())), strict=True))

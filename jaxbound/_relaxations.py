@@ -48,10 +48,10 @@ def register_relaxation(primitive):
       >>> import jax, jaxbound as jb
       >>> import jax.numpy as jnp
       >>> @jb.register_relaxation(jax.lax.cosh_p)
-      ... def _cosh(x, *, image, kind, **params):
-      ...     slope = (jnp.cosh(x.upper) - jnp.cosh(x.lower)) / (x.upper - x.lower)
+      ... def _cosh(x, *, image, kind, **params):  # convex: above its tangents
+      ...     m = (x.lower + x.upper) / 2
       ...     return jb.Relaxation(
-      ...         lambda z: image.lower + 0 * z, lambda z: jnp.cosh(x.lower) + slope * (z - x.lower)
+      ...         lambda z: jnp.cosh(m) + jnp.sinh(m) * (z - m), lambda z: image.upper + 0 * z
       ...     )
     """
 
