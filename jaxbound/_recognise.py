@@ -27,6 +27,8 @@ def _activation(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None
     if rest or not out.is_float:
         return None
     for activation in ACTIVATIONS:
+        if eqn.primitive not in _last(activation, out.dtype):
+            continue
         for pattern in _patterns(activation, out.shape, out.dtype):
             bound: dict[Var, Atom] = {}
             made = {o: e for e in pattern.equations for o in e.outputs}
@@ -34,6 +36,11 @@ def _activation(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None
                 atoms = tuple(bound[v] for v in pattern.inputs)
                 return dataclasses.replace(eqn, primitive=activation, inputs=atoms, params={})
     return None
+
+
+def _last(activation: Activation, dtype) -> set[Any]:
+    """The primitives that its patterns end with, whatever the shape."""
+    return {pattern.equations[-1].primitive for pattern in _patterns(activation, (), dtype)}
 
 
 @functools.lru_cache(maxsize=512)
