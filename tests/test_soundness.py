@@ -122,6 +122,10 @@ def nth(tree, i):
     return jax.tree.map(lambda a: a[i], tree)
 
 
+# Those that compile fast operation by operation.
+PLAIN = ("dense 0", "residual", "product")
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks(name):
     """By all methods in one test: they share the operations that compile one by one."""
@@ -134,12 +138,13 @@ def test_networks(name):
     )
     for method in METHODS:
         bounds = jax.jit(jax.vmap(functools.partial(method, fn)))(boxes)
-        plain = method(fn, nth(boxes, 2))
         for i in range(5):
             assert_contains(nth(bounds, i), found[i], slack[i], f"{method.__name__}, box {i}")
-        assert_contains(plain, found[2], slack[2], f"{method.__name__}, plain")
-        np.testing.assert_allclose(plain.lower, bounds.lower[2], atol=slack[2])
-        np.testing.assert_allclose(plain.upper, bounds.upper[2], atol=slack[2])
+        if name in PLAIN:
+            plain = method(fn, nth(boxes, 2))
+            assert_contains(plain, found[2], slack[2], f"{method.__name__}, plain")
+            np.testing.assert_allclose(plain.lower, bounds.lower[2], atol=slack[2])
+            np.testing.assert_allclose(plain.upper, bounds.upper[2], atol=slack[2])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -168,8 +173,9 @@ def test_linear_bounds_enclose(name, method):
     """At every sample; and on the region they are no looser than what the method returns."""
     fn, shape = network(name)
     region = nth(regions(shape), 2)
-    linear = jitted(jb.linear_bounds, method=method)(fn, region)
-    slack = tolerance("float32", float(magnitude(fn, region)))
+    both = jax.jit(lambda r: (jb.linear_bounds(fn, r, method=method), method(fn, r)))
+    linear, whole = both(region)
+    slack = tolerance("float32", float(jitted(magnitude)(fn, region)))
     points = samples(region)
     found = values(fn, points)
     at = values(
@@ -179,7 +185,7 @@ def test_linear_bounds_enclose(name, method):
         points,
     )
     assert (at[0] <= found + slack).all() and (found <= at[1] + slack).all()
-    whole, parts = jitted(method)(fn, region), jb.concretize(linear, region)
+    parts = jb.concretize(linear, region)
     assert (parts.lower >= whole.lower - slack).all() and (parts.upper <= whole.upper + slack).all()
     if method is jb.crown:
         assert (parts.lower <= whole.lower + slack).all() and (
