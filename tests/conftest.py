@@ -20,7 +20,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 import hypothesis
 import jax
-import numpy as np
 import pytest
 
 # Silent broadcasting is how bound code becomes wrong but plausible.
@@ -33,9 +32,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("jaxbound")
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
+@pytest.fixture(autouse=True, scope="module")
+def forget():
+    """Compiled programs would fill the memory: none is kept from one file to the next."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture
