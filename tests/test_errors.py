@@ -134,6 +134,9 @@ def test_known_values_need_no_rule(method):
 def tables():
     """The tables, and afterwards as they were."""
     saved = [(table, dict(table)) for table in (interval_rules, linear_rules, relaxations)]
+    for table, _ in saved:
+        for primitive in (lax.cosh_p, lax.real_p):  # the documentation's examples register them
+            table.pop(primitive, None)
     yield
     for table, old in saved:
         table.clear()

@@ -122,10 +122,6 @@ def nth(tree, i):
     return jax.tree.map(lambda a: a[i], tree)
 
 
-# Those that compile fast operation by operation.
-PLAIN = ("dense 0", "residual", "product")
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks(name):
     """By all methods in one test: they share the operations that compile one by one."""
@@ -140,11 +136,10 @@ def test_networks(name):
         bounds = jax.jit(jax.vmap(functools.partial(method, fn)))(boxes)
         for i in range(5):
             assert_contains(nth(bounds, i), found[i], slack[i], f"{method.__name__}, box {i}")
-        if name in PLAIN:
-            plain = method(fn, nth(boxes, 2))
-            assert_contains(plain, found[2], slack[2], f"{method.__name__}, plain")
-            np.testing.assert_allclose(plain.lower, bounds.lower[2], atol=slack[2])
-            np.testing.assert_allclose(plain.upper, bounds.upper[2], atol=slack[2])
+        plain = method(fn, nth(boxes, 2))
+        assert_contains(plain, found[2], slack[2], f"{method.__name__}, plain")
+        np.testing.assert_allclose(plain.lower, bounds.lower[2], atol=slack[2])
+        np.testing.assert_allclose(plain.upper, bounds.upper[2], atol=slack[2])
 
 
 @pytest.mark.parametrize("name", NETWORKS)

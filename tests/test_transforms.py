@@ -99,9 +99,8 @@ def test_gradients_are_finite_at_the_edges(name):
     runs = [(m, {}) for m in METHODS] + [(jb.crown, {"relaxation": kind}) for kind in KINDS[1:]]
     for method, options in runs:
         grad = jax.grad(functools.partial(total, method, options), (0, 1))
-        slopes = jax.vmap(grad)(
-            lower, upper
-        )  # operations of one shape: compiled once for all names
+        # Not compiled: operations of one shape are shared by all names.
+        slopes = jax.vmap(grad)(lower, upper)
         assert all(np.isfinite(s).all() for s in slopes), (method.__name__, options)
 
 
