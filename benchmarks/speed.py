@@ -27,7 +27,7 @@ from jaxbound import networks
 
 METHODS = {"ibp": jb.ibp, "crown_ibp": jb.crown_ibp, "lbp": jb.lbp, "crown": jb.crown}
 NETWORKS = {"dm_small": networks.dm_small, "dm_large": networks.dm_large}
-# LBP and CROWN walk one row per pixel or neuron: minutes an image on DM-large, so only if asked for.
+# LBP and CROWN walk one row per pixel or neuron: slow on DM-large, so only if asked for.
 DEFAULT = {"dm_small": list(METHODS), "dm_large": ["ibp", "crown_ibp"]}
 SHAPE, EPS = (32, 32, 3), 2 / 255
 

@@ -1,5 +1,7 @@
 """Functional bound propagation: intervals and linear bounds through any JAX function."""
 
+from jaxbound._capacity import capacities as capacities
+from jaxbound._capacity import undecided as undecided
 from jaxbound._errors import UnsupportedPrimitiveError as UnsupportedPrimitiveError
 from jaxbound._graph import trace as trace
 from jaxbound._interval import Interval as Interval

@@ -109,19 +109,25 @@ def _dot(rows, bias):
     return rows.reshape(rows.shape[0], -1) @ bias.reshape(-1)
 
 
-def map_rows(fn: Callable[[Any], Any], graph: Graph, var: Var, chunk_size: int | None):
-    """``fn(unit rows [C, *var.shape])`` for all elements of ``var``, C at a time; leaves ``[size, ...]``."""
-    size = var.size
+def unit_rows(var: Var, indices):
+    """The rows ``[C, *var.shape]`` that pick the elements at flat indices ``[C]``."""
+    rows = jax.nn.one_hot(indices, var.size, dtype=var.dtype)
+    return rows.reshape(len(indices), *var.shape)
+
+
+def rows_at_once(graph: Graph, chunk_size: int | None) -> int:
+    """As many as were asked for, or as take about 32 MB in the largest value they meet."""
     largest = max((v.size for eqn in graph.equations if eqn.moving for v in eqn.outputs), default=1)
-    limit = chunk_size or max(1, CHUNK_ELEMENTS // max(1, largest))
-    chunks = max(1, math.ceil(size / limit))
-    chunk = math.ceil(size / chunks)
+    return chunk_size or max(1, CHUNK_ELEMENTS // max(1, largest))
 
-    def some(start):
-        rows = jax.nn.one_hot(start + jnp.arange(chunk), size, dtype=var.dtype)
-        return fn(rows.reshape(chunk, *var.shape))
 
+def map_chunks(fn: Callable[[Any], Any], limit: int, count: int):
+    """``fn(indices [C])`` for the indices below ``count``, at most ``limit`` at a time; leaves ``[count, ...]``."""
+    chunks = max(1, math.ceil(count / limit))
+    chunk = math.ceil(count / chunks)
     if chunks == 1:
-        return some(0)
-    stacked = lax.map(some, chunk * jnp.arange(chunks))
-    return jax.tree.map(lambda x: x.reshape(chunks * chunk, *x.shape[2:])[:size], stacked)
+        return fn(jnp.arange(chunk))
+    # The last chunk is filled up.
+    starts = chunk * jnp.arange(chunks)
+    stacked = lax.map(lambda start: fn(jnp.minimum(start + jnp.arange(chunk), count - 1)), starts)
+    return jax.tree.map(lambda x: x.reshape(chunks * chunk, *x.shape[2:])[:count], stacked)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,19 +11,28 @@ import jax.numpy as jnp
 
 from jaxbound._errors import check_supported
 from jaxbound._exactness import LOOSE, exactness
-from jaxbound._forward import identities, linear_walk
 from jaxbound._graph import trace
 from jaxbound._ibp import interval_walk, relaxed_operands
 from jaxbound._interval import Interval, check_ends, enclosing_box, intersect, is_region
-from jaxbound._program import Equation, Graph, Var, read
-from jaxbound._relaxations import KINDS, Relaxation, constant_relaxation, relaxations
+from jaxbound._program import Graph, Var, read
+from jaxbound._relaxations import KINDS
 from jaxbound._strategies import Recipe, Walk
 
 
 def prepare(
-    recipe: Recipe, fn, args, relaxation="adaptive", intermediates=None, chunk_size=None
+    recipe: Recipe,
+    fn,
+    args,
+    relaxation="adaptive",
+    intermediates=None,
+    chunk_size=None,
+    capacity=None,
+    before: Callable[[Walk, Var], None] = lambda walk, var: None,
 ) -> Walk:
-    """Traces, checks and walks up: afterwards every operand of a non-linear equation is bounded."""
+    """Traces, checks and walks up: afterwards every operand of a non-linear equation is bounded.
+
+    ``before`` sees every operand that the method is about to bound.
+    """
     if relaxation not in KINDS:
         raise ValueError(
             f"relaxation is {relaxation!r}; expected one of {', '.join(map(repr, KINDS))}"
@@ -43,34 +51,18 @@ def prepare(
         var: enclosing_box(x) if is_region(x) else x
         for var, x in zip(graph.inputs, leaves, strict=True)
     }
-    relax = _relaxer(relaxation, env)
-    linear = functools.cache(lambda: linear_walk(graph, identities(regions), env, relax))
-    walk = Walk(graph, regions, env, relax, lambda var: linear()(var), chunk_size)
+    walk = Walk(graph, regions, env, relaxation, chunk_size, _capacities(graph, capacity))
     given = _given(graph, intermediates)
     levels = exactness(graph, regions, restart=False)
 
     def refine(var: Var) -> Interval:
+        if levels[var] == LOOSE:
+            before(walk, var)
         found = recipe.operand(walk, var) if levels[var] == LOOSE else env[var]
         return intersect(found, given[var]) if var in given else found
 
     interval_walk(graph, env, refine)
     return walk
-
-
-def _relaxer(kind: str, env: dict[Var, Any]) -> Callable[[Equation], Relaxation]:
-    """The relaxation of an equation on the intervals of ``env``, made once."""
-
-    @functools.cache
-    def relax(eqn: Equation) -> Relaxation:
-        image = [env[out] for out in eqn.outputs]
-        rule = relaxations.get(eqn.primitive)
-        if kind == "constant" or rule is None or not image[0].lower.size:
-            return constant_relaxation(image)
-        return rule(
-            *(read(env, atom) for atom in eqn.inputs), image=image[0], kind=kind, **eqn.params
-        )
-
-    return relax
 
 
 def names_of(graph: Graph) -> dict[str, Var]:
@@ -82,6 +74,20 @@ def names_of(graph: Graph) -> dict[str, Var]:
         count = sum(name.rpartition(":")[0] == place for name in names)
         names[f"{place}:{count}"] = var
     return names
+
+
+def _capacities(graph: Graph, capacity) -> Callable[[Var], int | None]:
+    """How many elements of each operand may walk back; all where nothing is said."""
+    names = names_of(graph)
+    limits = capacity if isinstance(capacity, dict) else dict.fromkeys(names, capacity)
+    for name, limit in limits.items():
+        if name not in names:
+            raise ValueError(f"capacity has {name!r}; expected among {', '.join(map(repr, names))}")
+        if limit is not None and not (isinstance(limit, int) and limit > 0):
+            raise ValueError(
+                f"capacity is {limit!r} for {name!r}; expected a positive integer or None"
+            )
+    return {names[name]: limit for name, limit in limits.items()}.get
 
 
 def _given(graph: Graph, intermediates: dict[str, Interval] | None) -> dict[Var, Interval]:

@@ -119,24 +119,37 @@ def _convolve(window: Window, x, kernel):
 
 
 def _walk(rows, kernel, *, window: Window):
-    spatial = range(kernel.ndim - 2)
     *size, fan_in, fan_out = kernel.shape
-    # [*k, I/G, (G, O/G)] -> [*k, O/G, (G, I/G)], flipped
+    if window.groups == 1 and {*rows.shape[1:-1], *window.dilation} == {1}:
+        return _from_one_place(rows, kernel, window)
+    # [*k, I/G, (G, O/G)] -> [*k, O/G, (G, I/G)]
     split = kernel.reshape(*size, fan_in, window.groups, fan_out // window.groups)
     swapped = jnp.swapaxes(split, -1, -3).reshape(
         *size, fan_out // window.groups, window.groups * fan_in
     )
     padding = []
-    for axis in spatial:
-        reach = (size[axis] - 1) * window.spread[axis]
+    for axis, taps in enumerate(size):
+        reach = (taps - 1) * window.spread[axis]
         before = reach - window.padding[axis][0]
         dilated = (rows.shape[1 + axis] - 1) * window.strides[axis] + 1
         wanted = (window.size[axis] - 1) * window.dilation[axis] + 1
         padding.append((before, wanted + reach - dilated - before))
     return lax.conv_general_dilated(
-        rows, jnp.flip(swapped, tuple(spatial)), window.dilation, padding, window.strides, window.spread,
+        rows, jnp.flip(swapped, tuple(range(len(size)))), window.dilation, padding, window.strides, window.spread,
         dimension_numbers=_channels_last(rows.ndim), feature_group_count=window.groups, precision=window.precision,
     )  # fmt: skip
+
+
+def _from_one_place(rows, kernel, window: Window):
+    """Rows at one place of the output: sums of kernels."""
+    last = ((rows.ndim - 1,), (kernel.ndim - 1,))
+    taken = lax.dot_general(rows, kernel, (last, ((), ())), precision=window.precision)
+    edges = [(0, 0, 0)]
+    for i, size in enumerate(window.size):
+        before, spread = window.padding[i][0], window.spread[i]
+        edges.append((-before, size + before - (kernel.shape[i] - 1) * spread - 1, spread - 1))
+    found = taken.reshape(len(rows), *kernel.shape[:-1])
+    return lax.pad(found, jnp.zeros((), found.dtype), [*edges, (0, 0, 0)])
 
 
 def _channels_last(ndim: int) -> lax.ConvDimensionNumbers:

@@ -17,7 +17,7 @@ from jaxbound._strategies import Recipe, linear_bounds_of
 
 
 def _bound(method, fn, args, **options) -> Any:
-    recipe = _RECIPES[method]
+    recipe = RECIPES[method]
     with precision():
         walk = prepare(recipe, fn, args, **options)
 
@@ -127,7 +127,7 @@ def crown_lbp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=N
     )
 
 
-def crown(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None):
+def crown(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None, capacity=None):
     """CROWN: ``lower <= fn(x) <= upper`` for all x in the arguments' regions; everything by walking back.
 
     Args:
@@ -137,7 +137,11 @@ def crown(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None)
         (nested, never worse than intervals; Lyu et al.), "parallel" (Fast-Lin), or "constant" (for
         all activations: intervals).
       intermediates: optional dict from `intermediate_bounds`; intersected with what is found.
-      chunk_size: how many rows walk back at once; by default as many as take about 32 MB.
+      chunk_size: how many rows walk back at once (at least those of one place in an image); by default
+        as many as take about 32 MB.
+      capacity: how many elements of each operand of a non-linear equation walk back, of those whose
+        lines are not exact yet; the others keep their intervals, which is sound if there are more.
+        An integer, or one per name as `capacities` gives them; None: all elements.
 
     Returns:
       `Interval`s in the tree and shapes of ``fn``'s output. The guarantee is for real arithmetic on
@@ -157,11 +161,17 @@ def crown(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None)
     References: Zhang et al., arXiv 1811.00866.
     """
     return _bound(
-        crown, fn, args, relaxation=relaxation, intermediates=intermediates, chunk_size=chunk_size
+        crown,
+        fn,
+        args,
+        relaxation=relaxation,
+        intermediates=intermediates,
+        chunk_size=chunk_size,
+        capacity=capacity,
     )
 
 
-_RECIPES: dict[Callable[..., Any], Recipe] = {
+RECIPES: dict[Callable[..., Any], Recipe] = {
     ibp: Recipe(s.keep, s.interval_output, None),
     lbp: Recipe(s.forward, s.forward_output, s.through_linear_bounds),
     crown_ibp: Recipe(s.keep, s.backward_output, s.from_inputs),
@@ -193,8 +203,8 @@ def linear_bounds(fn, *args, method=crown, **options):
       >>> linear.lower_coeffs[0].tolist()
       [[3.0, 0.0], [0.0, 3.0]]
     """
-    method, options = _resolve(method, options)
-    recipe = _RECIPES[method]
+    method, options = resolve(method, options)
+    recipe = RECIPES[method]
     rows = recipe.rows
     if rows is None:
         raise ValueError(
@@ -235,17 +245,17 @@ def intermediate_bounds(fn, *args, method=crown, **options) -> dict[str, Interva
       >>> found["input:0"].upper.tolist()
       [1.0, 1.0]
     """
-    method, options = _resolve(method, options)
+    method, options = resolve(method, options)
     with precision():
-        walk = prepare(_RECIPES[method], fn, args, **options)
+        walk = prepare(RECIPES[method], fn, args, **options)
         return {name: walk.env[var] for name, var in names_of(walk.graph).items()}
 
 
-def _resolve(method, options):
+def resolve(method, options):
     while isinstance(method, functools.partial):
         options = method.keywords | options
         method = method.func
-    if method not in _RECIPES:
-        known = ", ".join(recipe.__name__ for recipe in _RECIPES)
+    if method not in RECIPES:
+        known = ", ".join(recipe.__name__ for recipe in RECIPES)
         raise ValueError(f"method is {method!r}; expected one of the functions {known}")
     return method, options

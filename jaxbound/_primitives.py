@@ -89,8 +89,14 @@ def param_ramp(x, r, eta=0.0):
 def _ramp(x, r, eta):
     return lax.add(
         lax.mul(eta, x),
-        lax.mul(lax.sub(jnp.ones_like(eta), eta), lax.clamp(jnp.zeros_like(r), x, r)),
+        lax.mul(lax.sub(jnp.ones_like(eta), eta), _clamp(jnp.zeros_like(r), x, r)),
     )
+
+
+def _clamp(low, x, high):
+    # `lax.clamp` wants limits of the array's shape or scalars, and fails under vmap if only a scalar limit is
+    # mapped (JAX 0.10); `lax.max` takes anything.
+    return lax.min(lax.max(x, low), high)
 
 
 silu = Activation("silu", (jax.nn.silu, lambda x: lax.mul(x, lax.logistic(x))))
@@ -102,7 +108,7 @@ leaky_relu = Activation(
     "leaky_relu", (jax.nn.leaky_relu, lambda x, a: jnp.where(x > 0, x, a * x)), parameters=1
 )
 ramp = Activation("param_ramp", (_ramp,), parameters=2)
-clip = Activation("clip", (lambda x, low, high: lax.min(lax.max(x, low), high),), parameters=2)
+clip = Activation("clip", (lambda x, low, high: _clamp(low, x, high),), parameters=2)
 square = Activation("square", (lambda x: lax.mul(x, x),))
 
 # Larger patterns first: the first match wins.
@@ -122,11 +128,6 @@ def rewrite(
     if primitive is jp.convert_element_type_p and params["new_dtype"] != np.dtype(bool):
         return None
     return _REWRITES.get(primitive)
-
-
-def _clamp(low, x, high):
-    # `lax.clamp` takes scalar limits beside an array; `lax.max` does too.
-    return lax.min(lax.max(x, low), high)
 
 
 def _gather(x, indices, *, fill_value, **params):

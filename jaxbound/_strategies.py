@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxbound._backward import map_rows, walk_back
+from jaxbound._backward import map_chunks, rows_at_once, unit_rows, walk_back
+from jaxbound._crop import crop
 from jaxbound._exactness import LOOSE, affine_ends, exactness, nonlinear_before
-from jaxbound._forward import Affine
+from jaxbound._forward import Affine, identities, linear_walk
+from jaxbound._ibp import interval_step
 from jaxbound._interval import Interval, LpBall, Region, intersect, outward, supersede
 from jaxbound._linear import LinearBounds, once, support, weigh
-from jaxbound._program import Equation, Graph, Var
-from jaxbound._relaxations import Relaxation
+from jaxbound._linear_rules import linear_operands
+from jaxbound._program import Equation, Graph, Var, read
+from jaxbound._relaxations import Relaxation, constant_relaxation, elementwise, relaxations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +29,30 @@ class Walk:
 
     graph: Graph
     regions: dict[Var, Region]
-    env: dict[Var, Any]
-    relax: Callable[[Equation], Relaxation]
-    linear: Callable[[Var], Affine]
+    env: dict[Var, Any]  # grows as the intervals walk up
+    kind: str  # of relaxation
     chunk_size: int | None
+    capacity: Callable[[Var], int | None]  # elements of an operand that may walk back; None: all
+
+    @functools.cached_property
+    def relax(self) -> Callable[[Equation], Relaxation]:
+        """The relaxation of an equation on the intervals of ``env``, made once."""
+
+        @functools.cache
+        def relax(eqn: Equation) -> Relaxation:
+            image = [self.env[out] for out in eqn.outputs]
+            rule = relaxations.get(eqn.primitive)
+            if self.kind == "constant" or rule is None or not image[0].lower.size:
+                return constant_relaxation(image)
+            operands = (read(self.env, atom) for atom in eqn.inputs)
+            return rule(*operands, image=image[0], kind=self.kind, **eqn.params)
+
+        return relax
+
+    @functools.cached_property
+    def linear(self) -> Callable[[Var], Affine]:
+        """The forward linear bounds of a variable."""
+        return linear_walk(self.graph, identities(self.regions), self.env, self.relax)
 
 
 # Affine lower bounds of ``rows . var``: the regions they run over, their coefficients [K, *region.shape]
@@ -94,15 +119,71 @@ def _interval_below(below: Below):
     return once(offset - sum(support(region, -c.reshape(c.shape[0], -1)) for region, c in pairs))
 
 
-def concretized(kind: Callable[..., Callable[[Any], Below]], walk: Walk, var: Var) -> Interval:
-    """The interval of ``var`` by rows; the upper end is the lower end of its negative."""
-    below = kind(walk, var)
+def _ends(below: Callable[[Any], Below], rows) -> tuple[Any, Any]:
+    """Lower and upper ends; the upper end is the lower end of the negative."""
+    return _interval_below(below(rows)), -_interval_below(below(-rows))
 
-    def some(rows):
-        return _interval_below(below(rows)), -_interval_below(below(-rows))
 
-    lower, upper = map_rows(some, walk.graph, var, walk.chunk_size)
-    return outward(lower.reshape(var.shape), upper.reshape(var.shape))
+class Ends(NamedTuple):
+    """Who bounds a variable: all of its elements, or some.
+
+    ``all()`` gives lower and upper ends ``[var.size]``, ``some(indices [C])`` those at flat indices ``[C]``.
+    """
+
+    all: Callable[[], tuple[Any, Any]]
+    some: Callable[[Any], tuple[Any, Any]]
+
+
+def by_rows(kind: Callable[..., Callable[[Any], Below]], walk: Walk, var: Var) -> Ends:
+    """Rows ``[C, *var.shape]``, many at a time."""
+    below, limit = kind(walk, var), rows_at_once(walk.graph, walk.chunk_size)
+
+    def at(indices):
+        return _ends(below, unit_rows(var, indices))
+
+    def some(indices):
+        return map_chunks(lambda i: at(indices[i]), limit, len(indices))
+
+    return Ends(lambda: map_chunks(at, limit, var.size), some)
+
+
+def by_windows(walk: Walk, var: Var) -> Ends:
+    """Rows back to the inputs; where elements read small windows, through those alone."""
+    found = crop(walk.graph, var)
+    if found is None:
+        return by_rows(from_inputs, walk, var)
+    target, limit = found.target, rows_at_once(found.graph, walk.chunk_size)
+
+    def at(place, indices):
+        """The elements at one place, by their indices in ``target``."""
+        env, regions = found.at(place, walk.env, walk.regions)
+        there = dataclasses.replace(walk, graph=found.graph, env=env, regions=regions)
+        return _ends(from_inputs(there, target), unit_rows(target, indices))
+
+    def every():
+        # All rows of a place share the lines of its window.
+        lengths = [n // m for n, m in zip(var.shape, found.block, strict=True)]
+        indices = jnp.arange(target.size)
+        there = jax.vmap(lambda i: at(jnp.unravel_index(i, lengths), indices + 0 * i))
+        ends = map_chunks(there, max(1, limit // target.size), math.prod(lengths))
+        n = len(lengths)
+        axes = [axis for i in range(n) for axis in (i, n + i)]
+        return tuple(end.reshape(*lengths, *found.block).transpose(axes).ravel() for end in ends)
+
+    def some(indices):
+        def one(i):
+            place = jnp.unravel_index(i, var.shape)
+            flat = jnp.ravel_multi_index(place, found.block, mode="wrap")
+            return jax.tree.map(jnp.squeeze, at(place, flat[None]))
+
+        return map_chunks(lambda i: jax.vmap(one)(indices[i]), limit, len(indices))
+
+    return Ends(every, some)
+
+
+def concretized(ends: Ends, var: Var) -> Interval:
+    """The interval of ``var`` by all of its rows."""
+    return outward(*(end.reshape(var.shape) for end in ends.all()))
 
 
 def linear_bounds_of(
@@ -115,7 +196,8 @@ def linear_bounds_of(
         (_, low, low_offset), (_, high, high_offset) = below(rows), below(-rows)
         return tuple(low), low_offset, tuple(-c for c in high), -high_offset
 
-    arrays = map_rows(some, walk.graph, var, walk.chunk_size)
+    limit = rows_at_once(walk.graph, walk.chunk_size)
+    arrays = map_chunks(lambda indices: some(unit_rows(var, indices)), limit, var.size)
     return LinearBounds(*jax.tree.map(lambda x: x.reshape(*var.shape, *x.shape[1:]), arrays))
 
 
@@ -126,7 +208,7 @@ def keep(walk: Walk, var: Var) -> Interval:
     """The interval walk; the first affine block after an lp ball by its dual norm."""
     ends = affine_ends(walk.graph, var)
     if ends != [var] and any(isinstance(walk.regions.get(v), LpBall) for v in ends):
-        return intersect(walk.env[var], concretized(from_affine_ends, walk, var))
+        return intersect(walk.env[var], concretized(by_rows(from_affine_ends, walk, var), var))
     return walk.env[var]
 
 
@@ -135,7 +217,31 @@ def forward(walk: Walk, var: Var) -> Interval:
 
 
 def backward(walk: Walk, var: Var) -> Interval:
-    return supersede(walk.env[var], concretized(from_inputs, walk, var))
+    known, ends, count = walk.env[var], by_windows(walk, var), walk.capacity(var)
+    if count is None:
+        return supersede(known, concretized(ends, var))
+    here = jnp.nonzero(undecided(walk, var), size=min(count, var.size), fill_value=var.size)[0]
+    lower, upper = (
+        end.ravel().at[here].set(new, mode="drop").reshape(var.shape)
+        for end, new in zip((known.lower, known.upper), ends.some(here), strict=True)
+    )
+    return supersede(known, outward(lower, upper))
+
+
+def undecided(walk: Walk, var: Var) -> Any:
+    """The elements, flat, that tighter intervals would help: their lines are not the function itself."""
+    found = jnp.zeros(var.shape, bool)
+    for eqn in walk.graph.equations:
+        if var not in eqn.moving.values() or linear_operands(eqn) is not None:
+            continue
+        shapes = [v.shape for v in (*eqn.outputs, *eqn.moving.values())]
+        if eqn.primitive not in elementwise or shapes != 2 * [var.shape]:
+            return jnp.ones(var.size, bool)
+        image = zip(eqn.outputs, interval_step(eqn, walk.env), strict=True)
+        lines = dataclasses.replace(walk, env=walk.env | dict(image)).relax(eqn)
+        for end in (walk.env[var].lower, walk.env[var].upper):
+            found |= lines.lower(end) != lines.upper(end)
+    return found.ravel()
 
 
 # ---------------------------------------------------------------- who bounds the output
@@ -151,19 +257,23 @@ def _elided(walk: Walk, var: Var) -> bool:
 
 
 def interval_output(walk: Walk, var: Var) -> Interval:
-    return concretized(from_affine_ends, walk, var) if _elided(walk, var) else walk.env[var]
+    return (
+        concretized(by_rows(from_affine_ends, walk, var), var)
+        if _elided(walk, var)
+        else walk.env[var]
+    )
 
 
 def forward_output(walk: Walk, var: Var) -> Interval:
     if affine_ends(walk.graph, var) != [var] and var.size <= max(
         v.size for v in affine_ends(walk.graph, var)
     ):
-        return concretized(through_linear_bounds, walk, var)
+        return concretized(by_rows(through_linear_bounds, walk, var), var)
     return walk.linear(var).interval(list(walk.regions.values()))
 
 
 def backward_output(walk: Walk, var: Var) -> Interval:
-    return concretized(from_inputs, walk, var)
+    return concretized(by_windows(walk, var), var)
 
 
 class Recipe(NamedTuple):

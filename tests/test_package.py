@@ -27,12 +27,13 @@ LAYERS = [
     {"_graph"},
     {"_convolution", "_curves", "_arithmetic"},
     {"_interval_rules", "_linear_rules", "_relaxations"},
-    {"_errors", "_exactness"},
+    {"_errors", "_exactness", "_windows"},
+    {"_crop"},
     {"_ibp", "_forward", "_backward"},
     {"_strategies"},
     {"_call"},
     {"_methods"},
-    {"_alpha"},
+    {"_alpha", "_capacity"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

@@ -162,6 +162,10 @@ CONVOLUTIONS = {  # input, kernel (OIHW), options
     "lhs dilation": ((1, 2, 3, 3), (3, 2, 2, 3), {"lhs_dilation": (2, 3), "padding": ((1, 0), (2, 2))}),
     "groups": ((1, 4, 4, 3), (6, 2, 2, 2), {"feature_group_count": 2}),
     "unused border": ((1, 1, 6, 6), (1, 1, 2, 2), {"window_strides": (3, 3)}),
+    "odd stride": ((2, 3, 9, 8), (2, 3, 4, 3), {"window_strides": (3, 2), "padding": ((2, 1), (1, 0))}),
+    "groups, stride": ((1, 4, 5, 6), (6, 2, 2, 3), {"window_strides": (2, 2), "feature_group_count": 2, "padding": ((-1, 2), (1, 1))}),
+    "one place": ((2, 2, 3, 2), (3, 2, 3, 2), {}),
+    "one place, dilated": ((1, 2, 4, 5), (3, 2, 2, 2), {"rhs_dilation": (2, 3), "padding": ((0, -1), (1, -2)), "window_strides": (3, 3)}),
     "negative padding": ((1, 1, 5, 5), (2, 1, 2, 2), {"padding": ((-1, 1), (2, -2))}),
     "all": ((2, 4, 5, 4), (4, 2, 3, 2), {"window_strides": (2, 1), "padding": ((2, 1), (0, 3)), "lhs_dilation": (1, 2), "rhs_dilation": (2, 1), "feature_group_count": 2}),
 }  # fmt: skip
