@@ -16,39 +16,39 @@ from jaxbound._program import Equation, Graph, Var, read
 from jaxbound._relaxations import Relaxation
 
 Rows = dict[Var, Any]
-# Elements that the rows of one chunk may take in the largest value they meet.
-CHUNK_ELEMENTS = 2**23
+# Elements that the rows of one chunk may take in the largest value they meet: a CPU's cache, a GPU's hunger.
+CHUNK_ELEMENTS = {"cpu": 2**18}
+MOST_ELEMENTS = 2**25
 
 
 def walk_back(
     graph: Graph,
-    var: Var,
-    rows,
+    rows: Rows,
+    offset,
     env: dict[Var, Any],
     relax: Callable[[Equation], Relaxation] | None,
 ) -> tuple[Rows, Any]:
-    """Lower bounds of ``rows . var`` in terms of earlier values.
+    """Lower bounds of ``sum_v rows[v] . v + offset`` in terms of earlier values.
 
     Args:
       graph: the equations.
-      var: where the rows start.
-      rows: ``[K, *var.shape]``.
+      rows: ``[K, *v.shape]`` for every v where they start.
+      offset: ``[K]``.
       env: the values of known variables.
       relax: gives the relaxation of a non-linear equation; None: the rows stay at its outputs.
 
     Returns:
-      ``ends, offset [K]`` with ``sum_v ends[v] . v + offset <= rows . var``; the keys of ``ends`` are
-      inputs (and, without ``relax``, outputs of non-linear equations).
+      ``ends, offset [K]`` with ``sum_v ends[v] . v + offset`` below the value of the start; the keys of
+      ``ends`` are inputs (and, without ``relax``, outputs of non-linear equations).
     """
-    live: Rows = {var: rows}
-    ends: Rows = {}
-    offset = jnp.zeros(rows.shape[0], rows.dtype)
+    live, ends = dict(rows), {}
+    count = len(offset)
     for eqn in reversed(graph.equations):
         hit = {out: live.pop(out) for out in eqn.outputs if out in live}
         if not hit:
             continue
         linear = linear_operands(eqn)
-        outs = [hit.get(v, jnp.zeros((len(rows), *v.shape), v.dtype)) for v in eqn.outputs]
+        outs = [hit.get(v, jnp.zeros((count, *v.shape), v.dtype)) for v in eqn.outputs]
         if linear is not None:
             added, found = _through_linear(eqn, linear, outs, env)
         elif relax is not None:
@@ -87,14 +87,17 @@ def _through_relaxation(eqn: Equation, relaxation: Relaxation, outs):
     """Positive coefficients take the lower function, negative ones the upper."""
     moving = [v for v in eqn.moving.values() if v.is_float]
     shapes = [(v.shape, v.dtype) for v in moving]
-    offset, found = 0, []
-    for fn, part in ((relaxation.lower, jnp.maximum), (relaxation.upper, jnp.minimum)):
-        signed = [part(out, 0) for out in outs]
-        biases, walked = pull_back(_as_list(fn), shapes, signed)
-        for rows, bias in zip(signed, biases, strict=True):
-            offset = offset + weigh(rows.reshape(rows.shape[0], -1), bias.reshape(-1))
-        found += zip(moving, walked, strict=True)
-    return offset, found
+    (lows, below), (highs, above) = (
+        pull_back(_as_list(fn), shapes, [part(out, 0) for out in outs])
+        for fn, part in ((relaxation.lower, jnp.maximum), (relaxation.upper, jnp.minimum))
+    )
+    offset = sum(
+        weigh(out.reshape(out.shape[0], -1), low.reshape(-1), high.reshape(-1))
+        for out, low, high in zip(outs, lows, highs, strict=True)
+    )
+    return offset, [
+        (v, lower + upper) for v, lower, upper in zip(moving, below, above, strict=True)
+    ]
 
 
 def _as_list(fn):
@@ -115,10 +118,11 @@ def unit_rows(var: Var, indices):
     return rows.reshape(len(indices), *var.shape)
 
 
-def rows_at_once(graph: Graph, chunk_size: int | None) -> int:
-    """As many as were asked for, or as take about 32 MB in the largest value they meet."""
+def rows_at_once(graph: Graph, examples: int) -> int:
+    """As many as keep the largest value they meet small, for all examples of a batch together."""
     largest = max((v.size for eqn in graph.equations if eqn.moving for v in eqn.outputs), default=1)
-    return chunk_size or max(1, CHUNK_ELEMENTS // max(1, largest))
+    elements = CHUNK_ELEMENTS.get(jax.default_backend(), MOST_ELEMENTS)
+    return max(1, elements // max(1, largest * examples))
 
 
 def map_chunks(fn: Callable[[Any], Any], limit: int, count: int):

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxbound._batch import examples
 from jaxbound._errors import check_supported
 from jaxbound._exactness import LOOSE, exactness
 from jaxbound._graph import trace
@@ -51,7 +52,8 @@ def prepare(
         var: enclosing_box(x) if is_region(x) else x
         for var, x in zip(graph.inputs, leaves, strict=True)
     }
-    walk = Walk(graph, regions, env, relaxation, chunk_size, _capacities(graph, capacity))
+    limits = _capacities(graph, capacity)
+    walk = Walk(graph, regions, env, relaxation, chunk_size, examples(args), limits)
     given = _given(graph, intermediates)
     levels = exactness(graph, regions, restart=False)
 

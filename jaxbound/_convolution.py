@@ -7,6 +7,9 @@ kernel, and the kernel's gradient is one too, of images by rows.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +21,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 CHUNK = 256  # rows of one step of a kernel's gradient
+TAP_ELEMENTS = 2**21  # of products of rows with all taps of a kernel, at once
 
 
 class Window(NamedTuple):
@@ -119,9 +123,20 @@ def _convolve(window: Window, x, kernel):
 
 
 def _walk(rows, kernel, *, window: Window):
-    *size, fan_in, fan_out = kernel.shape
-    if window.groups == 1 and {*rows.shape[1:-1], *window.dilation} == {1}:
+    if window.groups > 1 or set(window.dilation) != {1}:
+        return _by_convolution(rows, kernel, window)
+    if set(rows.shape[1:-1]) == {1}:
         return _from_one_place(rows, kernel, window)
+    ways = {"cpu": _by_taps, "default": _by_convolution}
+    return lax.platform_dependent(
+        rows,
+        kernel,
+        **{place: functools.partial(way, window=window) for place, way in ways.items()},
+    )
+
+
+def _by_convolution(rows, kernel, window: Window):
+    *size, fan_in, fan_out = kernel.shape
     # [*k, I/G, (G, O/G)] -> [*k, O/G, (G, I/G)]
     split = kernel.reshape(*size, fan_in, window.groups, fan_out // window.groups)
     swapped = jnp.swapaxes(split, -1, -3).reshape(
@@ -138,6 +153,52 @@ def _walk(rows, kernel, *, window: Window):
         rows, jnp.flip(swapped, tuple(range(len(size)))), window.dilation, padding, window.strides, window.spread,
         dimension_numbers=_channels_last(rows.ndim), feature_group_count=window.groups, precision=window.precision,
     )  # fmt: skip
+
+
+def _by_taps(rows, kernel, window: Window):
+    """One product with all of the kernel, and its taps added up where they belong.
+
+    On XLA:CPU this is up to seven times as fast as a convolution: no zeros are multiplied, and few
+    features are no loss. Position ``place`` of the rows and ``tap`` of the kernel belong at
+    ``place * stride + tap * spread - padding`` of the input: sums per remainder modulo the stride.
+    """
+    *size, fan_in, _ = kernel.shape
+    places = rows.shape[1:-1]
+    counts = [
+        -(-(n + window.padding[a][0]) // window.strides[a]) for a, n in enumerate(window.size)
+    ]
+    last = ((rows.ndim - 2,), (kernel.ndim - 1,))
+
+    def walk(row):
+        taken = lax.dot_general(row, kernel, (last, ((), ())), precision=window.precision)
+        sums: dict[tuple[int, ...], Any] = {}
+        for tap in itertools.product(*map(range, size)):
+            reach = [t * spread for t, spread in zip(tap, window.spread, strict=True)]
+            quotient, rest = zip(*map(divmod, reach, window.strides), strict=True)
+            edges = [(q, n - m - q, 0) for q, n, m in zip(quotient, counts, places, strict=True)]
+            piece = taken[(slice(None),) * len(size) + tap]
+            moved = lax.pad(piece, jnp.zeros((), row.dtype), [*edges, (0, 0, 0)])
+            sums[rest] = sums[rest] + moved if rest in sums else moved
+        return _interleave(sums, window, jnp.zeros((*counts, fan_in), row.dtype))
+
+    at_once = max(1, TAP_ELEMENTS // (math.prod(places) * kernel.size // kernel.shape[-1]))
+    return lax.map(walk, rows, batch_size=at_once) if at_once < len(rows) else jax.vmap(walk)(rows)
+
+
+def _interleave(sums: dict[tuple[int, ...], Any], window: Window, nothing):
+    """Arrays of the positions of every remainder -> one of all positions, without the padding."""
+
+    def merged(rest: tuple[int, ...]):
+        axis = len(rest)
+        if axis == len(window.strides):
+            return sums.get(rest, nothing)
+        return jnp.stack([merged((*rest, r)) for r in range(window.strides[axis])], axis + 1)
+
+    shape = [n * stride for n, stride in zip(nothing.shape, window.strides, strict=False)]
+    ends = zip(shape, window.size, window.padding, strict=True)
+    edges = [(-before, before + size - n, 0) for n, size, (before, _) in ends]
+    full = merged(()).reshape(*shape, nothing.shape[-1])
+    return lax.pad(full, jnp.zeros((), full.dtype), [*edges, (0, 0, 0)])
 
 
 def _from_one_place(rows, kernel, window: Window):

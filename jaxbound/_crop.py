@@ -19,6 +19,7 @@ from jax import lax
 
 from jaxbound._inline import flatten
 from jaxbound._interval import Interval, LpBall
+from jaxbound._linear import once
 from jaxbound._program import Atom, Constant, Equation, Graph, Var, read
 from jaxbound._windows import Lost, Needs, Span, Window, all_of, axes_of, needs_of, shape_of, sizes
 
@@ -55,7 +56,7 @@ class Crop:
         inputs = {}
         for new in self.graph.inputs:
             atom, window = self.parts[new]
-            inputs[new] = cut(regions[cast(Var, atom)], window, new.shape)
+            inputs[new] = jax.tree.map(once, cut(regions[cast(Var, atom)], window, new.shape))
         return here, inputs
 
 

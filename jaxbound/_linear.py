@@ -80,15 +80,13 @@ def support(region: Region, coeffs, axis: int = -1):
     if isinstance(region, LpBall):
         center = (coeffs * _along(region.center, coeffs.ndim, axis)).sum(axis)
         return center + region.radius * _norm(coeffs, _dual(region.p), axis)
-    return weigh(jnp.maximum(coeffs, 0), region.upper, axis) + weigh(
-        jnp.minimum(coeffs, 0), region.lower, axis
-    )
+    return weigh(coeffs, region.upper, region.lower, axis)
 
 
-def weigh(coeffs, values, axis: int = -1):
-    """``sum coeffs * values`` along ``axis``, with ``0 * inf = 0``."""
-    nothing = (coeffs == 0) & _along(jnp.isinf(values), coeffs.ndim, axis)
-    return jnp.where(nothing, 0, coeffs * _along(values, coeffs.ndim, axis)).sum(axis)
+def weigh(coeffs, above, below, axis: int = -1):
+    """``sum max(coeffs, 0) above + min(coeffs, 0) below`` along ``axis``, with ``0 inf = 0``."""
+    above, below = (coeffs * _along(values, coeffs.ndim, axis) for values in (above, below))
+    return jnp.where(coeffs > 0, above, jnp.where(coeffs == 0, 0, below)).sum(axis)
 
 
 def _along(values, ndim: int, axis: int):

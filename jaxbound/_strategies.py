@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbound._backward import map_chunks, rows_at_once, unit_rows, walk_back
+from jaxbound._arithmetic import ends as ends_of
+from jaxbound._backward import Rows, map_chunks, rows_at_once, unit_rows, walk_back
 from jaxbound._crop import crop
 from jaxbound._exactness import LOOSE, affine_ends, exactness, nonlinear_before
 from jaxbound._forward import Affine, identities, linear_walk
@@ -31,7 +32,8 @@ class Walk:
     regions: dict[Var, Region]
     env: dict[Var, Any]  # grows as the intervals walk up
     kind: str  # of relaxation
-    chunk_size: int | None
+    chunk_size: int | None  # rows at once; None: by their size
+    examples: int  # of the batch, side by side
     capacity: Callable[[Var], int | None]  # elements of an operand that may walk back; None: all
 
     @functools.cached_property
@@ -49,79 +51,90 @@ class Walk:
 
         return relax
 
+    def rows_at_once(self, graph: Graph) -> int:
+        return self.chunk_size or rows_at_once(graph, self.examples)
+
     @functools.cached_property
     def linear(self) -> Callable[[Var], Affine]:
         """The forward linear bounds of a variable."""
         return linear_walk(self.graph, identities(self.regions), self.env, self.relax)
 
 
-# Affine lower bounds of ``rows . var``: the regions they run over, their coefficients [K, *region.shape]
-# and the offset [K].
+# Affine lower bounds: the regions they run over, their coefficients [K, *region.shape] and the offset [K].
 Below = tuple[list[Region], list[Any], Any]
+# What makes them of rows at inputs and outputs of non-linear equations, and of their offset.
+Finish = Callable[[Rows, Any], Below]
 
 
-def from_inputs(walk: Walk, var: Var) -> Callable[[Any], Below]:
+def from_inputs(walk: Walk, var: Var) -> Finish:
     """Rows back to the inputs, through the relaxations."""
     for eqn in nonlinear_before(walk.graph, var):
         walk.relax(eqn)  # made here, outside of the loop over rows
 
-    def below(rows) -> Below:
-        ends, offset = walk_back(walk.graph, var, rows, walk.env, walk.relax)
-        shapes = [(rows.shape[0], *v.shape) for v in walk.regions]
+    def finish(rows: Rows, offset) -> Below:
+        ends, offset = walk_back(walk.graph, rows, offset, walk.env, walk.relax)
+        shapes = [(len(offset), *v.shape) for v in walk.regions]
         coeffs = [
-            ends[v] if v in ends else jnp.zeros(s, rows.dtype)
+            ends[v] if v in ends else jnp.zeros(s, offset.dtype)
             for v, s in zip(walk.regions, shapes, strict=True)
         ]
         return list(walk.regions.values()), coeffs, offset
 
-    return below
+    return finish
 
 
-def from_affine_ends(walk: Walk, var: Var) -> Callable[[Any], Below]:
-    """Rows back through affine equations only, to values whose intervals are known."""
+def from_affine_ends(walk: Walk, var: Var) -> Finish:
+    """Rows stay where affine equations end, at values whose intervals are known."""
 
-    def below(rows) -> Below:
-        ends, offset = walk_back(walk.graph, var, rows, walk.env, None)
-        regions = [walk.regions[v] if v in walk.regions else walk.env[v] for v in ends]
-        return regions, list(ends.values()), offset
+    def finish(rows: Rows, offset) -> Below:
+        regions = [walk.regions[v] if v in walk.regions else walk.env[v] for v in rows]
+        return regions, list(rows.values()), offset
 
-    return below
+    return finish
 
 
-def through_linear_bounds(walk: Walk, var: Var) -> Callable[[Any], Below]:
-    """Rows back through affine equations, then through the forward linear bounds found there."""
+def through_linear_bounds(walk: Walk, var: Var) -> Finish:
+    """Rows through the forward linear bounds of where they are."""
     affine = {end: walk.linear(end) for end in affine_ends(walk.graph, var)}
     sizes = [v.size for v in walk.regions]
     starts = [sum(sizes[:i]) for i in range(1, len(sizes))]
 
-    def below(rows) -> Below:
-        ends, offset = walk_back(walk.graph, var, rows, walk.env, None)
-        total = jnp.zeros((rows.shape[0], sum(sizes)), rows.dtype)
-        for end, coeffs in ends.items():
-            flat = coeffs.reshape(rows.shape[0], -1)
-            for part, side in ((jnp.maximum(flat, 0), "lower"), (jnp.minimum(flat, 0), "upper")):
-                slopes = getattr(affine[end].coeffs, side)
-                total = total + part @ slopes.reshape(slopes.shape[0], -1).T
-                offset = offset + weigh(part, getattr(affine[end].offset, side))
+    def finish(rows: Rows, offset) -> Below:
+        total = jnp.zeros((len(offset), sum(sizes)), offset.dtype)
+        for end, coeffs in rows.items():
+            flat = coeffs.reshape(len(offset), -1)
+            low, high = (c.reshape(c.shape[0], -1).T for c in ends_of(affine[end].coeffs))
+            total = total + jnp.maximum(flat, 0) @ low + jnp.minimum(flat, 0) @ high
+            offset = offset + weigh(flat, *map(jnp.ravel, ends_of(affine[end].offset)))
         blocks = zip(jnp.split(total, starts, axis=1), walk.regions, strict=True)
         return (
             list(walk.regions.values()),
-            [b.reshape(rows.shape[0], *v.shape) for b, v in blocks],
+            [b.reshape(len(offset), *v.shape) for b, v in blocks],
             offset,
         )
 
-    return below
+    return finish
 
 
-def _interval_below(below: Below):
-    regions, coeffs, offset = below
-    pairs = zip(regions, coeffs, strict=True)
-    return once(offset - sum(support(region, -c.reshape(c.shape[0], -1)) for region, c in pairs))
+def _both(walk: Walk, var: Var, finish: Finish, rows) -> tuple[Below, Below]:
+    """Lower bounds of ``rows . var`` and of its negative, together as far as equations are affine."""
+    ends, offset = walk_back(
+        walk.graph, {var: rows}, jnp.zeros(len(rows), rows.dtype), walk.env, None
+    )
+    return finish(ends, offset), finish({v: -row for v, row in ends.items()}, -offset)
 
 
-def _ends(below: Callable[[Any], Below], rows) -> tuple[Any, Any]:
-    """Lower and upper ends; the upper end is the lower end of the negative."""
-    return _interval_below(below(rows)), -_interval_below(below(-rows))
+def _interval(walk: Walk, var: Var, finish: Finish, rows) -> tuple[Any, Any]:
+    """Lower and upper ends of ``rows . var``."""
+
+    def least(below: Below):
+        regions, coeffs, offset = below
+        pairs = zip(regions, coeffs, strict=True)
+        ends = (support(region, -c.reshape(c.shape[0], -1)) for region, c in pairs)
+        return once(offset - sum(ends))
+
+    below, above = _both(walk, var, finish, rows)
+    return least(below), -least(above)
 
 
 class Ends(NamedTuple):
@@ -134,12 +147,12 @@ class Ends(NamedTuple):
     some: Callable[[Any], tuple[Any, Any]]
 
 
-def by_rows(kind: Callable[..., Callable[[Any], Below]], walk: Walk, var: Var) -> Ends:
+def by_rows(kind: Callable[..., Finish], walk: Walk, var: Var) -> Ends:
     """Rows ``[C, *var.shape]``, many at a time."""
-    below, limit = kind(walk, var), rows_at_once(walk.graph, walk.chunk_size)
+    finish, limit = kind(walk, var), walk.rows_at_once(walk.graph)
 
     def at(indices):
-        return _ends(below, unit_rows(var, indices))
+        return _interval(walk, var, finish, unit_rows(var, indices))
 
     def some(indices):
         return map_chunks(lambda i: at(indices[i]), limit, len(indices))
@@ -152,13 +165,14 @@ def by_windows(walk: Walk, var: Var) -> Ends:
     found = crop(walk.graph, var)
     if found is None:
         return by_rows(from_inputs, walk, var)
-    target, limit = found.target, rows_at_once(found.graph, walk.chunk_size)
+    target, limit = found.target, walk.rows_at_once(found.graph)
 
     def at(place, indices):
         """The elements at one place, by their indices in ``target``."""
         env, regions = found.at(place, walk.env, walk.regions)
         there = dataclasses.replace(walk, graph=found.graph, env=env, regions=regions)
-        return _ends(from_inputs(there, target), unit_rows(target, indices))
+        finish = from_inputs(there, target)
+        return _interval(there, target, finish, unit_rows(target, indices))
 
     def every():
         # All rows of a place share the lines of its window.
@@ -186,17 +200,15 @@ def concretized(ends: Ends, var: Var) -> Interval:
     return outward(*(end.reshape(var.shape) for end in ends.all()))
 
 
-def linear_bounds_of(
-    kind: Callable[..., Callable[[Any], Below]], walk: Walk, var: Var
-) -> LinearBounds:
+def linear_bounds_of(kind: Callable[..., Finish], walk: Walk, var: Var) -> LinearBounds:
     """The linear bounds of ``var`` with respect to the inputs."""
-    below = kind(walk, var)
+    finish = kind(walk, var)
 
     def some(rows):
-        (_, low, low_offset), (_, high, high_offset) = below(rows), below(-rows)
+        (_, low, low_offset), (_, high, high_offset) = _both(walk, var, finish, rows)
         return tuple(low), low_offset, tuple(-c for c in high), -high_offset
 
-    limit = rows_at_once(walk.graph, walk.chunk_size)
+    limit = walk.rows_at_once(walk.graph)
     arrays = map_chunks(lambda indices: some(unit_rows(var, indices)), limit, var.size)
     return LinearBounds(*jax.tree.map(lambda x: x.reshape(*var.shape, *x.shape[1:]), arrays))
 
@@ -281,4 +293,4 @@ class Recipe(NamedTuple):
 
     operand: Callable[[Walk, Var], Interval]
     output: Callable[[Walk, Var], Interval]
-    rows: Callable[..., Callable[[Any], Below]] | None  # of the output, for `linear_bounds`
+    rows: Callable[..., Finish] | None  # of the output, for `linear_bounds`
