@@ -182,7 +182,13 @@ def _by_taps(rows, kernel, window: Window):
         return _interleave(sums, window, jnp.zeros((*counts, fan_in), row.dtype))
 
     at_once = max(1, TAP_ELEMENTS // (math.prod(places) * kernel.size // kernel.shape[-1]))
-    return lax.map(walk, rows, batch_size=at_once) if at_once < len(rows) else jax.vmap(walk)(rows)
+    chunks = next(
+        n for n in range(1, len(rows) + 1) if len(rows) <= n * at_once and not len(rows) % n
+    )
+    if chunks == 1:
+        return jax.vmap(walk)(rows)
+    found = lax.map(jax.vmap(walk), rows.reshape(chunks, -1, *rows.shape[1:]))
+    return found.reshape(len(rows), *found.shape[2:])
 
 
 def _interleave(sums: dict[tuple[int, ...], Any], window: Window, nothing):

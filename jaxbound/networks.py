@@ -57,16 +57,76 @@ class ConvNet(nn.Module):
             x = nn.Conv(
                 conv.features, size, strides, padding=conv.padding, kernel_init=self.kernel_init
             )(x)
-            x = self._activate(x, train)
-        x = x.reshape(x.shape[0], -1)
-        for width in self.dense:
-            x = self._activate(nn.Dense(width, kernel_init=self.kernel_init)(x), train)
-        return nn.Dense(self.classes)(x)
+            x = self.activation(_normalise(self, x, train))
+        return _logits(self, x, train)
 
-    def _activate(self, x: jax.Array, train: bool) -> jax.Array:
-        if self.batch_norm:
-            x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
-        return self.activation(x)
+
+class BlockSpec(NamedTuple):
+    """One residual block: two 3 x 3 convolutions, the first with the stride."""
+
+    features: int
+    stride: int = 1
+
+
+class ResNet(nn.Module):
+    """A 3 x 3 convolution, residual blocks, flatten, dense layers; `[batch, h, w, c] -> [batch, classes]`.
+
+    A block adds its input to its second convolution, through a 1 x 1 convolution where the shapes
+    differ, and activates the sum.
+
+    Attributes:
+      stem: features of the first convolution.
+      blocks: the residual blocks, in order.
+      dense: widths of the hidden dense layers.
+      classes: number of logits.
+      activation: follows the stem, the first convolution of a block, every sum and hidden dense layer.
+      batch_norm: normalise after every layer but the last.
+      kernel_init: of every layer but the last.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net = ResNet(4, (BlockSpec(8, 2),), classes=3)
+    >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    >>> net.apply(variables, jnp.zeros((2, 8, 8, 1))).shape
+    (2, 3)
+    """
+
+    stem: int
+    blocks: Sequence[BlockSpec]
+    dense: Sequence[int] = ()
+    classes: int = 10
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    batch_norm: bool = False
+    kernel_init: Callable[..., jax.Array] = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        def conv(x, features, size, stride=1):
+            strides, padding = (stride, stride), size // 2
+            layer = nn.Conv(
+                features, (size, size), strides, padding=padding, kernel_init=self.kernel_init
+            )
+            return _normalise(self, layer(x), train)
+
+        x = self.activation(conv(x, self.stem, 3))
+        for features, stride in self.blocks:
+            y = self.activation(conv(x, features, 3, stride))
+            y = conv(y, features, 3)
+            shortcut = x if x.shape == y.shape else conv(x, features, 1, stride)
+            x = self.activation(y + shortcut)
+        return _logits(self, x, train)
+
+
+def _normalise(net: ConvNet | ResNet, x: jax.Array, train: bool) -> jax.Array:
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x) if net.batch_norm else x
+
+
+def _logits(net: ConvNet | ResNet, x: jax.Array, train: bool) -> jax.Array:
+    """Flatten and the dense layers."""
+    x = x.reshape(x.shape[0], -1)
+    for width in net.dense:
+        x = nn.Dense(width, kernel_init=net.kernel_init)(x)
+        x = net.activation(_normalise(net, x, train))
+    return nn.Dense(net.classes)(x)
 
 
 _LARGE = (ConvSpec(64, 3, 1, 1),) * 2 + (ConvSpec(128, 3, 2, 1),) + (ConvSpec(128, 3, 1, 1),) * 2
@@ -105,6 +165,17 @@ def dm_large(**options: Any) -> ConvNet:
 def cnn7_bn(**options: Any) -> ConvNet:
     """CNN-7: DM-large with BatchNorm before every activation (Shi et al., arXiv:2103.17268)."""
     return ConvNet(_LARGE, (512,), batch_norm=True, **options)
+
+
+def resnet2(**options: Any) -> ResNet:
+    """Two residual blocks: 32 x 32 x 16 -> 16 x 16 x 16 -> 8 x 8 x 32 -> 100."""
+    return ResNet(16, (BlockSpec(16, 2), BlockSpec(32, 2)), (100,), **options)
+
+
+def resnet4(**options: Any) -> ResNet:
+    """Four residual blocks: `resnet2` with a second block at each size."""
+    blocks = (BlockSpec(16, 2), BlockSpec(16), BlockSpec(32, 2), BlockSpec(32))
+    return ResNet(16, blocks, (100,), **options)
 
 
 class CleanPass(NamedTuple):
