@@ -116,25 +116,33 @@ def through_linear_bounds(walk: Walk, var: Var) -> Finish:
     return finish
 
 
-def _both(walk: Walk, var: Var, finish: Finish, rows) -> tuple[Below, Below]:
-    """Lower bounds of ``rows . var`` and of its negative, together as far as equations are affine."""
-    ends, offset = walk_back(
-        walk.graph, {var: rows}, jnp.zeros(len(rows), rows.dtype), walk.env, None
-    )
-    return finish(ends, offset), finish({v: -row for v, row in ends.items()}, -offset)
+def _least(below: Below):
+    """What affine functions are at least in their regions."""
+    regions, coeffs, offset = below
+    pairs = zip(regions, coeffs, strict=True)
+    return once(offset - sum(support(region, -c.reshape(c.shape[0], -1)) for region, c in pairs))
 
 
-def _interval(walk: Walk, var: Var, finish: Finish, rows) -> tuple[Any, Any]:
-    """Lower and upper ends of ``rows . var``."""
+def _affine_rows(walk: Walk, var: Var, rows) -> tuple[Rows, Any]:
+    """Rows as far as equations are affine: there, those of the negative are their negatives."""
+    start = jnp.zeros(len(rows), rows.dtype)
+    return walk_back(walk.graph, {var: rows}, start, walk.env, None)
 
-    def least(below: Below):
-        regions, coeffs, offset = below
-        pairs = zip(regions, coeffs, strict=True)
-        ends = (support(region, -c.reshape(c.shape[0], -1)) for region, c in pairs)
-        return once(offset - sum(ends))
 
-    below, above = _both(walk, var, finish, rows)
-    return least(below), -least(above)
+def apart(finish: Finish, rows: Rows, offset) -> tuple[Any, Any]:
+    """Lower and upper ends by two walks: who reads one of them pays for one."""
+    negative = {v: -row for v, row in rows.items()}
+    return _least(finish(rows, offset)), -_least(finish(negative, -offset))
+
+
+def together(finish: Finish, rows: Rows, offset) -> tuple[Any, Any]:
+    """Lower and upper ends by one walk: less to compile."""
+
+    def least(sign):
+        return _least(finish({v: sign * row for v, row in rows.items()}, sign * offset))
+
+    lower, upper = jax.vmap(least)(jnp.array([1, -1], offset.dtype))
+    return lower, -upper
 
 
 class Ends(NamedTuple):
@@ -147,12 +155,12 @@ class Ends(NamedTuple):
     some: Callable[[Any], tuple[Any, Any]]
 
 
-def by_rows(kind: Callable[..., Finish], walk: Walk, var: Var) -> Ends:
+def by_rows(kind: Callable[..., Finish], walk: Walk, var: Var, both=apart) -> Ends:
     """Rows ``[C, *var.shape]``, many at a time."""
     finish, limit = kind(walk, var), walk.rows_at_once(walk.graph)
 
     def at(indices):
-        return _interval(walk, var, finish, unit_rows(var, indices))
+        return both(finish, *_affine_rows(walk, var, unit_rows(var, indices)))
 
     def some(indices):
         return map_chunks(lambda i: at(indices[i]), limit, len(indices))
@@ -160,19 +168,19 @@ def by_rows(kind: Callable[..., Finish], walk: Walk, var: Var) -> Ends:
     return Ends(lambda: map_chunks(at, limit, var.size), some)
 
 
-def by_windows(walk: Walk, var: Var) -> Ends:
+def by_windows(walk: Walk, var: Var, both=apart) -> Ends:
     """Rows back to the inputs; where elements read small windows, through those alone."""
     found = crop(walk.graph, var)
     if found is None:
-        return by_rows(from_inputs, walk, var)
+        return by_rows(from_inputs, walk, var, both)
     target, limit = found.target, walk.rows_at_once(found.graph)
 
     def at(place, indices):
         """The elements at one place, by their indices in ``target``."""
         env, regions = found.at(place, walk.env, walk.regions)
         there = dataclasses.replace(walk, graph=found.graph, env=env, regions=regions)
-        finish = from_inputs(there, target)
-        return _interval(there, target, finish, unit_rows(target, indices))
+        rows = _affine_rows(there, target, unit_rows(target, indices))
+        return both(from_inputs(there, target), *rows)
 
     def every():
         # All rows of a place share the lines of its window.
@@ -205,7 +213,12 @@ def linear_bounds_of(kind: Callable[..., Finish], walk: Walk, var: Var) -> Linea
     finish = kind(walk, var)
 
     def some(rows):
-        (_, low, low_offset), (_, high, high_offset) = _both(walk, var, finish, rows)
+        ends, offset = _affine_rows(walk, var, rows)
+        negative = {v: -row for v, row in ends.items()}
+        (_, low, low_offset), (_, high, high_offset) = (
+            finish(ends, offset),
+            finish(negative, -offset),
+        )
         return tuple(low), low_offset, tuple(-c for c in high), -high_offset
 
     limit = walk.rows_at_once(walk.graph)
@@ -229,7 +242,7 @@ def forward(walk: Walk, var: Var) -> Interval:
 
 
 def backward(walk: Walk, var: Var) -> Interval:
-    known, ends, count = walk.env[var], by_windows(walk, var), walk.capacity(var)
+    known, ends, count = walk.env[var], by_windows(walk, var, together), walk.capacity(var)
     if count is None:
         return supersede(known, concretized(ends, var))
     here = jnp.nonzero(undecided(walk, var), size=min(count, var.size), fill_value=var.size)[0]
