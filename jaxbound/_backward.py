@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxbound._linear import weigh
 from jaxbound._linear_rules import linear_operands, linear_rules, pull_back
@@ -16,9 +14,6 @@ from jaxbound._program import Equation, Graph, Var, read
 from jaxbound._relaxations import Relaxation
 
 Rows = dict[Var, Any]
-# Elements that the rows of one chunk may take in the largest value they meet: a CPU's cache, a GPU's hunger.
-CHUNK_ELEMENTS = {"cpu": 2**18}
-MOST_ELEMENTS = 2**25
 
 
 def walk_back(
@@ -116,22 +111,3 @@ def unit_rows(var: Var, indices):
     """The rows ``[C, *var.shape]`` that pick the elements at flat indices ``[C]``."""
     rows = jax.nn.one_hot(indices, var.size, dtype=var.dtype)
     return rows.reshape(len(indices), *var.shape)
-
-
-def rows_at_once(graph: Graph, examples: int) -> int:
-    """As many as keep the largest value they meet small, for all examples of a batch together."""
-    largest = max((v.size for eqn in graph.equations if eqn.moving for v in eqn.outputs), default=1)
-    elements = CHUNK_ELEMENTS.get(jax.default_backend(), MOST_ELEMENTS)
-    return max(1, elements // max(1, largest * examples))
-
-
-def map_chunks(fn: Callable[[Any], Any], limit: int, count: int):
-    """``fn(indices [C])`` for the indices below ``count``, at most ``limit`` at a time; leaves ``[count, ...]``."""
-    chunks = max(1, math.ceil(count / limit))
-    chunk = math.ceil(count / chunks)
-    if chunks == 1:
-        return fn(jnp.arange(chunk))
-    # The last chunk is filled up.
-    starts = chunk * jnp.arange(chunks)
-    stacked = lax.map(lambda start: fn(jnp.minimum(start + jnp.arange(chunk), count - 1)), starts)
-    return jax.tree.map(lambda x: x.reshape(chunks * chunk, *x.shape[2:])[:count], stacked)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxbound._batch import examples
+from jaxbound._chunks import examples
 from jaxbound._errors import check_supported
 from jaxbound._exactness import LOOSE, exactness
 from jaxbound._graph import trace
@@ -17,7 +17,8 @@ from jaxbound._ibp import interval_walk, relaxed_operands
 from jaxbound._interval import Interval, check_ends, enclosing_box, intersect, is_region
 from jaxbound._program import Graph, Var, read
 from jaxbound._relaxations import KINDS
-from jaxbound._strategies import Recipe, Walk
+from jaxbound._rows import Walk
+from jaxbound._strategies import Recipe
 
 
 def prepare(
@@ -34,12 +35,7 @@ def prepare(
 
     ``before`` sees every operand that the method is about to bound.
     """
-    if relaxation not in KINDS:
-        raise ValueError(
-            f"relaxation is {relaxation!r}; expected one of {', '.join(map(repr, KINDS))}"
-        )
-    if chunk_size is not None and not (isinstance(chunk_size, int) and chunk_size > 0):
-        raise ValueError(f"chunk_size is {chunk_size!r}; expected a positive integer or None")
+    _check_options(relaxation, chunk_size)
     leaves = jax.tree.leaves(args, is_leaf=is_region)
     if not any(map(is_region, leaves)):
         raise ValueError(
@@ -65,6 +61,15 @@ def prepare(
 
     interval_walk(graph, env, refine)
     return walk
+
+
+def _check_options(relaxation, chunk_size) -> None:
+    if relaxation not in KINDS:
+        raise ValueError(
+            f"relaxation is {relaxation!r}; expected one of {', '.join(map(repr, KINDS))}"
+        )
+    if chunk_size is not None and not (isinstance(chunk_size, int) and chunk_size > 0):
+        raise ValueError(f"chunk_size is {chunk_size!r}; expected a positive integer or None")
 
 
 def names_of(graph: Graph) -> dict[str, Var]:

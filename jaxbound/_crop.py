@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxbound._chunks import map_chunks
 from jaxbound._inline import flatten
 from jaxbound._interval import Interval, LpBall
 from jaxbound._linear import once
@@ -46,7 +47,7 @@ class Crop:
 
     def at(self, place: Sequence[Any], env: dict[Var, Any], regions: dict[Var, Any]):
         """The values and input regions of the graph for the element at one index of the target."""
-        cut = functools.partial(_cut, place=place, target=self.shape)
+        cut = functools.partial(_cut, place=place)
         here = {
             new: cut(read(env, atom), window, new.shape)
             for new, (atom, window) in self.parts.items()
@@ -58,6 +59,15 @@ class Crop:
             atom, window = self.parts[new]
             inputs[new] = jax.tree.map(once, cut(regions[cast(Var, atom)], window, new.shape))
         return here, inputs
+
+    def everywhere(self, fn: Callable[[Sequence[Any]], Sequence[Any]], at_once: int):
+        """``fn(place)``, arrays ``[target.size]``, at all places, as arrays of all of the target."""
+        lengths = [n // m for n, m in zip(self.shape, self.block, strict=True)]
+        there = jax.vmap(lambda i: fn(jnp.unravel_index(i, lengths)))
+        found = map_chunks(there, at_once, math.prod(lengths))
+        n = len(lengths)
+        axes = [axis for i in range(n) for axis in (i, n + i)]
+        return tuple(x.reshape(*lengths, *self.block).transpose(axes) for x in found)
 
 
 def crop(graph: Graph, target: Var) -> Crop | None:
@@ -224,22 +234,20 @@ def _beyond(window: Window, shape: Sequence[int], target: Sequence[int]) -> list
     return found
 
 
-def _cut(value, window: Window | None, shape, place, target: Sequence[int]):
+def _cut(value, window: Window | None, shape, place):
     """A window of an array, an `Interval` or an `LpBall`; beyond the edge, the edge again."""
-    cut = functools.partial(_cut, window=window, shape=shape, place=place, target=target)
+    cut = functools.partial(_cut, window=window, shape=shape, place=place)
     if isinstance(value, Interval):
         return Interval(cut(value.lower), cut(value.upper))
     if isinstance(value, LpBall):
         return dataclasses.replace(value, center=cut(value.center))
     if window is None:
         return value
-    if axes_of(window):
-        beyond = _beyond(window, value.shape, target)
-        starts = [
-            0 if span.axis is None else span.stride * place[span.axis] + span.offset + before
-            for span, (before, _) in zip(window, beyond, strict=True)
-        ]
-        value = lax.dynamic_slice(jnp.pad(value, beyond, mode="edge"), starts, sizes(window))
+    for axis, span in enumerate(window):
+        if span.axis is not None:
+            first = span.stride * place[span.axis] + span.offset
+            inside = jnp.clip(first + jnp.arange(span.size), 0, value.shape[axis] - 1)
+            value = jnp.take(value, inside, axis, mode="clip")
     return jnp.reshape(value, shape)
 
 

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxbound._arithmetic import ends
+from jaxbound._chunks import map_chunks
 from jaxbound._graph import trace_flat
-from jaxbound._interval import Interval, Region, outward
+from jaxbound._interval import Interval, Region, outward, part_of
 from jaxbound._interval_rules import interval_rules
-from jaxbound._linear import support
+from jaxbound._linear import shares, support, supported, together
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Equation, Graph, Var, read
 from jaxbound._relaxations import Relaxation
@@ -44,15 +46,71 @@ class Affine(NamedTuple):
         return outward(lower, upper)
 
 
-def identities(inputs: dict[Var, Region]) -> dict[Var, Affine]:
-    """The inputs as functions of themselves."""
-    total, start, found = sum(var.size for var in inputs), 0, {}
+def seeds(inputs: dict[Var, Region], directions) -> dict[Var, Affine]:
+    """The inputs as functions of some of their elements, counted through all inputs; beyond them, of nothing."""
+    start, found = 0, {}
     for var in inputs:
-        coeffs = jnp.eye(total, var.size, -start, dtype=var.dtype).reshape(total, *var.shape)
-        offset = jnp.zeros(var.shape, var.dtype)
+        coeffs = jax.nn.one_hot(directions - start, var.size, dtype=var.dtype)
+        coeffs, offset = coeffs.reshape(-1, *var.shape), jnp.zeros(var.shape, var.dtype)
         found[var] = Affine(Interval(coeffs, coeffs), Interval(offset, offset))
         start += var.size
     return found
+
+
+class Forward:
+    """The linear bounds of every variable of a graph, by walks up for a few elements of the inputs at a time.
+
+    ``env`` and ``relax`` as for `linear_walk`; ``at_once`` elements.
+    """
+
+    def __init__(self, graph: Graph, regions: dict[Var, Region], env, relax, at_once: int):
+        self.regions, self.at_once = regions, at_once
+        self.total = sum(var.size for var in regions)
+        self._walk = lambda directions: linear_walk(graph, seeds(regions, directions), env, relax)
+        self._all = self._walk(jnp.arange(self.total if self.whole else 0))
+
+    @property
+    def whole(self) -> bool:
+        return self.total <= self.at_once
+
+    def linear(self, var: Var) -> Affine:
+        """With all coefficients."""
+        if self.whole:
+            return self._all(var)
+        offset = self._all(var).offset  # first: makes the relaxations outside of the loop
+        some = lambda directions: ends(self._walk(directions)(var).coeffs)
+        return Affine(Interval(*map_chunks(some, self.at_once, self.total)), offset)
+
+    def interval(self, var: Var) -> Interval:
+        """``lower <= value <= upper`` for inputs in the regions."""
+        if self.whole:
+            return self._all(var).interval(list(self.regions.values()))
+        regions, offset = list(self.regions.values()), self._all(var).offset  # first, too
+        first, *starts = range(0, self.total, self.at_once)
+
+        def add(so_far, start):
+            found = self._shares(var, start)
+            sums = [list(map(together, regions, *pair)) for pair in zip(so_far, found, strict=True)]
+            return sums, None
+
+        sums, _ = lax.scan(add, self._shares(var, first), jnp.array(starts))
+        low, high = (sum(map(supported, regions, side)) for side in sums)
+        return outward(offset.lower - low, offset.upper + high)
+
+    def _shares(self, var: Var, start):
+        """What the elements from ``start`` on add to the supports of both ends, per region."""
+        directions = start + jnp.arange(self.at_once)
+        low, high = ends(self._walk(directions)(var).coeffs)
+        found, first = [], 0
+        for region in self.regions.values():
+            local = directions - first
+            size = math.prod(region.shape)
+            here = ((0 <= local) & (local < size)).reshape(-1, *[1] * len(var.shape))
+            sides = (jnp.where(here, side, 0).reshape(len(local), -1) for side in (-low, high))
+            part = part_of(region, local)
+            found.append([[x.reshape(var.shape) for x in shares(part, c, 0)] for c in sides])
+            first += size
+        return list(map(list, zip(*found, strict=True)))
 
 
 def linear_walk(

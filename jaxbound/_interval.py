@@ -131,6 +131,14 @@ def enclosing_box(region: Region) -> Interval:
     return Interval(region.center - region.radius, region.center + region.radius)
 
 
+def part_of(region: Region, indices) -> Region:
+    """What a region says of the elements at flat indices; beyond it, of its last or first."""
+    inside = jnp.clip(indices, 0, math.prod(region.shape) - 1)
+    if isinstance(region, Interval):
+        return Interval(region.lower.ravel()[inside], region.upper.ravel()[inside])
+    return dataclasses.replace(region, center=region.center.ravel()[inside])
+
+
 def outward(lower, upper) -> Interval:
     """Ends that carry no information (NaN, or infinite on the wrong side) become infinite."""
     return Interval(

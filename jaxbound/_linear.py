@@ -77,10 +77,28 @@ def concretize(linear: LinearBounds, *regions: Region) -> Interval:
 
 def support(region: Region, coeffs, axis: int = -1):
     """``max <coeffs, x>`` over x in ``region``; coeffs hold the elements of x along ``axis``."""
+    return supported(region, shares(region, coeffs, axis))
+
+
+def shares(region: Region, coeffs, axis: int = -1) -> list[Any]:
+    """What some elements of a region add to its support: a sum, and for an lp ball a norm."""
     if isinstance(region, LpBall):
         center = (coeffs * _along(region.center, coeffs.ndim, axis)).sum(axis)
-        return center + region.radius * _norm(coeffs, _dual(region.p), axis)
-    return weigh(coeffs, region.upper, region.lower, axis)
+        return [center, _norm(coeffs, _dual(region.p), axis)]
+    return [weigh(coeffs, region.upper, region.lower, axis)]
+
+
+def together(region: Region, some: list[Any], more: list[Any]) -> list[Any]:
+    """The shares of both."""
+    total = [some[0] + more[0]]
+    if isinstance(region, LpBall):
+        total.append(_norm(jnp.stack([some[1], more[1]]), _dual(region.p), 0))
+    return total
+
+
+def supported(region: Region, found: list[Any]):
+    """The support of a region by the shares of all of its elements."""
+    return found[0] + region.radius * found[1] if isinstance(region, LpBall) else found[0]
 
 
 def weigh(coeffs, above, below, axis: int = -1):

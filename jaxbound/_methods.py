@@ -8,12 +8,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxbound import _rows
 from jaxbound import _strategies as s
 from jaxbound._call import names_of, outputs, precision, prepare
 from jaxbound._interval import Interval
 from jaxbound._linear import LinearBounds
 from jaxbound._program import Var
-from jaxbound._strategies import Recipe, linear_bounds_of
+from jaxbound._rows import linear_bounds_of
+from jaxbound._strategies import Recipe
 
 
 def _bound(method, fn, args, **options) -> Any:
@@ -173,10 +175,10 @@ def crown(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None,
 
 RECIPES: dict[Callable[..., Any], Recipe] = {
     ibp: Recipe(s.keep, s.interval_output, None),
-    lbp: Recipe(s.forward, s.forward_output, s.through_linear_bounds),
-    crown_ibp: Recipe(s.keep, s.backward_output, s.from_inputs),
-    crown_lbp: Recipe(s.forward, s.backward_output, s.from_inputs),
-    crown: Recipe(s.backward, s.backward_output, s.from_inputs),
+    lbp: Recipe(s.forward, s.forward_output, _rows.through_linear_bounds),
+    crown_ibp: Recipe(s.keep, s.backward_output, _rows.from_inputs),
+    crown_lbp: Recipe(s.forward, s.backward_output, _rows.from_inputs),
+    crown: Recipe(s.backward, s.backward_output, _rows.from_inputs),
 }
 
 

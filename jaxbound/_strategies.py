@@ -3,228 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from jaxbound._arithmetic import ends as ends_of
-from jaxbound._backward import Rows, map_chunks, rows_at_once, unit_rows, walk_back
-from jaxbound._crop import crop
-from jaxbound._exactness import LOOSE, affine_ends, exactness, nonlinear_before
-from jaxbound._forward import Affine, identities, linear_walk
+from jaxbound._exactness import LOOSE, affine_ends, exactness
 from jaxbound._ibp import interval_step
-from jaxbound._interval import Interval, LpBall, Region, intersect, outward, supersede
-from jaxbound._linear import LinearBounds, once, support, weigh
+from jaxbound._interval import Interval, LpBall, intersect, outward, supersede
 from jaxbound._linear_rules import linear_operands
-from jaxbound._program import Equation, Graph, Var, read
-from jaxbound._relaxations import Relaxation, constant_relaxation, elementwise, relaxations
-
-
-@dataclasses.dataclass(frozen=True)
-class Walk:
-    """What the steps of one call share."""
-
-    graph: Graph
-    regions: dict[Var, Region]
-    env: dict[Var, Any]  # grows as the intervals walk up
-    kind: str  # of relaxation
-    chunk_size: int | None  # rows at once; None: by their size
-    examples: int  # of the batch, side by side
-    capacity: Callable[[Var], int | None]  # elements of an operand that may walk back; None: all
-
-    @functools.cached_property
-    def relax(self) -> Callable[[Equation], Relaxation]:
-        """The relaxation of an equation on the intervals of ``env``, made once."""
-
-        @functools.cache
-        def relax(eqn: Equation) -> Relaxation:
-            image = [self.env[out] for out in eqn.outputs]
-            rule = relaxations.get(eqn.primitive)
-            if self.kind == "constant" or rule is None or not image[0].lower.size:
-                return constant_relaxation(image)
-            operands = (read(self.env, atom) for atom in eqn.inputs)
-            return rule(*operands, image=image[0], kind=self.kind, **eqn.params)
-
-        return relax
-
-    def rows_at_once(self, graph: Graph) -> int:
-        return self.chunk_size or rows_at_once(graph, self.examples)
-
-    @functools.cached_property
-    def linear(self) -> Callable[[Var], Affine]:
-        """The forward linear bounds of a variable."""
-        return linear_walk(self.graph, identities(self.regions), self.env, self.relax)
-
-
-# Affine lower bounds: the regions they run over, their coefficients [K, *region.shape] and the offset [K].
-Below = tuple[list[Region], list[Any], Any]
-# What makes them of rows at inputs and outputs of non-linear equations, and of their offset.
-Finish = Callable[[Rows, Any], Below]
-
-
-def from_inputs(walk: Walk, var: Var) -> Finish:
-    """Rows back to the inputs, through the relaxations."""
-    for eqn in nonlinear_before(walk.graph, var):
-        walk.relax(eqn)  # made here, outside of the loop over rows
-
-    def finish(rows: Rows, offset) -> Below:
-        ends, offset = walk_back(walk.graph, rows, offset, walk.env, walk.relax)
-        shapes = [(len(offset), *v.shape) for v in walk.regions]
-        coeffs = [
-            ends[v] if v in ends else jnp.zeros(s, offset.dtype)
-            for v, s in zip(walk.regions, shapes, strict=True)
-        ]
-        return list(walk.regions.values()), coeffs, offset
-
-    return finish
-
-
-def from_affine_ends(walk: Walk, var: Var) -> Finish:
-    """Rows stay where affine equations end, at values whose intervals are known."""
-
-    def finish(rows: Rows, offset) -> Below:
-        regions = [walk.regions[v] if v in walk.regions else walk.env[v] for v in rows]
-        return regions, list(rows.values()), offset
-
-    return finish
-
-
-def through_linear_bounds(walk: Walk, var: Var) -> Finish:
-    """Rows through the forward linear bounds of where they are."""
-    affine = {end: walk.linear(end) for end in affine_ends(walk.graph, var)}
-    sizes = [v.size for v in walk.regions]
-    starts = [sum(sizes[:i]) for i in range(1, len(sizes))]
-
-    def finish(rows: Rows, offset) -> Below:
-        total = jnp.zeros((len(offset), sum(sizes)), offset.dtype)
-        for end, coeffs in rows.items():
-            flat = coeffs.reshape(len(offset), -1)
-            low, high = (c.reshape(c.shape[0], -1).T for c in ends_of(affine[end].coeffs))
-            total = total + jnp.maximum(flat, 0) @ low + jnp.minimum(flat, 0) @ high
-            offset = offset + weigh(flat, *map(jnp.ravel, ends_of(affine[end].offset)))
-        blocks = zip(jnp.split(total, starts, axis=1), walk.regions, strict=True)
-        return (
-            list(walk.regions.values()),
-            [b.reshape(len(offset), *v.shape) for b, v in blocks],
-            offset,
-        )
-
-    return finish
-
-
-def _least(below: Below):
-    """What affine functions are at least in their regions."""
-    regions, coeffs, offset = below
-    pairs = zip(regions, coeffs, strict=True)
-    return once(offset - sum(support(region, -c.reshape(c.shape[0], -1)) for region, c in pairs))
-
-
-def _affine_rows(walk: Walk, var: Var, rows) -> tuple[Rows, Any]:
-    """Rows as far as equations are affine: there, those of the negative are their negatives."""
-    start = jnp.zeros(len(rows), rows.dtype)
-    return walk_back(walk.graph, {var: rows}, start, walk.env, None)
-
-
-def apart(finish: Finish, rows: Rows, offset) -> tuple[Any, Any]:
-    """Lower and upper ends by two walks: who reads one of them pays for one."""
-    negative = {v: -row for v, row in rows.items()}
-    return _least(finish(rows, offset)), -_least(finish(negative, -offset))
-
-
-def together(finish: Finish, rows: Rows, offset) -> tuple[Any, Any]:
-    """Lower and upper ends by one walk: less to compile."""
-
-    def least(sign):
-        return _least(finish({v: sign * row for v, row in rows.items()}, sign * offset))
-
-    lower, upper = jax.vmap(least)(jnp.array([1, -1], offset.dtype))
-    return lower, -upper
-
-
-class Ends(NamedTuple):
-    """Who bounds a variable: all of its elements, or some.
-
-    ``all()`` gives lower and upper ends ``[var.size]``, ``some(indices [C])`` those at flat indices ``[C]``.
-    """
-
-    all: Callable[[], tuple[Any, Any]]
-    some: Callable[[Any], tuple[Any, Any]]
-
-
-def by_rows(kind: Callable[..., Finish], walk: Walk, var: Var, both=apart) -> Ends:
-    """Rows ``[C, *var.shape]``, many at a time."""
-    finish, limit = kind(walk, var), walk.rows_at_once(walk.graph)
-
-    def at(indices):
-        return both(finish, *_affine_rows(walk, var, unit_rows(var, indices)))
-
-    def some(indices):
-        return map_chunks(lambda i: at(indices[i]), limit, len(indices))
-
-    return Ends(lambda: map_chunks(at, limit, var.size), some)
-
-
-def by_windows(walk: Walk, var: Var, both=apart) -> Ends:
-    """Rows back to the inputs; where elements read small windows, through those alone."""
-    found = crop(walk.graph, var)
-    if found is None:
-        return by_rows(from_inputs, walk, var, both)
-    target, limit = found.target, walk.rows_at_once(found.graph)
-
-    def at(place, indices):
-        """The elements at one place, by their indices in ``target``."""
-        env, regions = found.at(place, walk.env, walk.regions)
-        there = dataclasses.replace(walk, graph=found.graph, env=env, regions=regions)
-        rows = _affine_rows(there, target, unit_rows(target, indices))
-        return both(from_inputs(there, target), *rows)
-
-    def every():
-        # All rows of a place share the lines of its window.
-        lengths = [n // m for n, m in zip(var.shape, found.block, strict=True)]
-        indices = jnp.arange(target.size)
-        there = jax.vmap(lambda i: at(jnp.unravel_index(i, lengths), indices + 0 * i))
-        ends = map_chunks(there, max(1, limit // target.size), math.prod(lengths))
-        n = len(lengths)
-        axes = [axis for i in range(n) for axis in (i, n + i)]
-        return tuple(end.reshape(*lengths, *found.block).transpose(axes).ravel() for end in ends)
-
-    def some(indices):
-        def one(i):
-            place = jnp.unravel_index(i, var.shape)
-            flat = jnp.ravel_multi_index(place, found.block, mode="wrap")
-            return jax.tree.map(jnp.squeeze, at(place, flat[None]))
-
-        return map_chunks(lambda i: jax.vmap(one)(indices[i]), limit, len(indices))
-
-    return Ends(every, some)
-
-
-def concretized(ends: Ends, var: Var) -> Interval:
-    """The interval of ``var`` by all of its rows."""
-    return outward(*(end.reshape(var.shape) for end in ends.all()))
-
-
-def linear_bounds_of(kind: Callable[..., Finish], walk: Walk, var: Var) -> LinearBounds:
-    """The linear bounds of ``var`` with respect to the inputs."""
-    finish = kind(walk, var)
-
-    def some(rows):
-        ends, offset = _affine_rows(walk, var, rows)
-        negative = {v: -row for v, row in ends.items()}
-        (_, low, low_offset), (_, high, high_offset) = (
-            finish(ends, offset),
-            finish(negative, -offset),
-        )
-        return tuple(low), low_offset, tuple(-c for c in high), -high_offset
-
-    limit = walk.rows_at_once(walk.graph)
-    arrays = map_chunks(lambda indices: some(unit_rows(var, indices)), limit, var.size)
-    return LinearBounds(*jax.tree.map(lambda x: x.reshape(*var.shape, *x.shape[1:]), arrays))
-
+from jaxbound._program import Var
+from jaxbound._relaxations import elementwise
+from jaxbound._rows import (
+    Finish,
+    Walk,
+    by_rows,
+    by_windows,
+    concretized,
+    from_affine_ends,
+    through_linear_bounds,
+    together,
+)
 
 # ---------------------------------------------------------------- who bounds an operand
 
@@ -238,7 +37,7 @@ def keep(walk: Walk, var: Var) -> Interval:
 
 
 def forward(walk: Walk, var: Var) -> Interval:
-    return supersede(walk.env[var], walk.linear(var).interval(list(walk.regions.values())))
+    return supersede(walk.env[var], walk.forward.interval(var))
 
 
 def backward(walk: Walk, var: Var) -> Interval:
@@ -294,7 +93,7 @@ def forward_output(walk: Walk, var: Var) -> Interval:
         v.size for v in affine_ends(walk.graph, var)
     ):
         return concretized(by_rows(through_linear_bounds, walk, var), var)
-    return walk.linear(var).interval(list(walk.regions.values()))
+    return walk.forward.interval(var)
 
 
 def backward_output(walk: Walk, var: Var) -> Interval:

@@ -11,7 +11,7 @@ import pytest
 from oracle import assert_contains, jitted, precision, samples, values
 
 import jaxbound as jb
-from jaxbound import _strategies as strategies
+from jaxbound import _rows as rows
 from jaxbound._ibp import relaxed_operands
 
 IMAGE = (12, 12, 2)
@@ -67,7 +67,7 @@ def network(name):
 
 
 def whole(monkeypatch):
-    monkeypatch.setattr(strategies, "crop", lambda graph, var: None)
+    monkeypatch.setattr(rows, "crop", lambda graph, var: None)
 
 
 def image(radius=0.05):
@@ -101,7 +101,7 @@ def test_windows_give_the_same_bounds(name, region, monkeypatch):
 def test_windows_are_found(name):
     fn, count = network(name)
     graph = jb.trace(fn, image())
-    assert sum(strategies.crop(graph, var) is not None for var in relaxed_operands(graph)) == count
+    assert sum(rows.crop(graph, var) is not None for var in relaxed_operands(graph)) == count
 
 
 @pytest.mark.parametrize("options", [{"chunk_size": 7}, {"chunk_size": 10_000}])

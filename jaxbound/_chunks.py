@@ -1,0 +1,68 @@
+"""Work in chunks: how much at once, for how many examples side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from jaxbound._program import Graph
+
+# Elements that the rows of one chunk may take in the largest value they meet: a CPU's cache, a GPU's hunger.
+CHUNK_ELEMENTS = {"cpu": 2**18}
+MOST_ELEMENTS = 2**25
+# Forward bounds keep all coefficients for the layers above where that takes as many chunks at most.
+KEPT_CHUNKS = 64
+
+
+def rows_at_once(graph: Graph, examples: int) -> int:
+    """As many as keep the largest value they meet small, for all examples of a batch together."""
+    largest = max((v.size for eqn in graph.equations if eqn.moving for v in eqn.outputs), default=1)
+    elements = CHUNK_ELEMENTS.get(jax.default_backend(), MOST_ELEMENTS)
+    return max(1, elements // max(1, largest * examples))
+
+
+def map_chunks(fn: Callable[[Any], Any], limit: int, count: int):
+    """``fn(indices [C])`` for the indices below ``count``, at most ``limit`` at a time; leaves ``[count, ...]``."""
+    chunks = max(1, math.ceil(count / limit))
+    chunk = math.ceil(count / chunks)
+    if chunks == 1:
+        return fn(jnp.arange(chunk))
+    # The last chunk is filled up.
+    starts = chunk * jnp.arange(chunks)
+    stacked = lax.map(lambda start: fn(jnp.minimum(start + jnp.arange(chunk), count - 1)), starts)
+    return jax.tree.map(lambda x: x.reshape(chunks * chunk, *x.shape[2:])[:count], stacked)
+
+
+class _Sizes(list[int]):
+    """Written by the batching rule, which runs while a function is traced. Hashes by identity."""
+
+    __hash__ = object.__hash__  # pyright: ignore
+    __eq__ = object.__eq__
+
+
+def examples(values: Any) -> int:
+    """How many examples `jax.vmap` runs side by side here, in a function of ``values``."""
+    sizes = _Sizes()
+    _probe_p.bind(*jax.tree.leaves(values), sizes=sizes)
+    return math.prod(sizes)
+
+
+def _note(args, axes, *, sizes: _Sizes):
+    sizes.append(next(x.shape[i] for x, i in zip(args, axes, strict=True) if i is not None))
+    return _probe_p.bind(*args, sizes=sizes), []
+
+
+_probe_p = Primitive("examples")
+_probe_p.multiple_results = True
+_probe_p.def_impl(lambda *_, sizes: [])
+_probe_p.def_abstract_eval(lambda *_, sizes: [])
+batching.primitive_batchers[_probe_p] = _note
+ad.primitive_jvps[_probe_p] = lambda primals, _, sizes: (_probe_p.bind(*primals, sizes=sizes), [])
+mlir.register_lowering(_probe_p, lambda ctx, *_, sizes: [])
