@@ -101,9 +101,9 @@ def supported(region: Region, found: list[Any]):
     return found[0] + region.radius * found[1] if isinstance(region, LpBall) else found[0]
 
 
-def weigh(coeffs, above, below, axis: int = -1):
-    """``sum max(coeffs, 0) above + min(coeffs, 0) below`` along ``axis``, with ``0 inf = 0``."""
-    above, below = (coeffs * _along(values, coeffs.ndim, axis) for values in (above, below))
+def weigh(coeffs, positive, negative, axis: int = -1):
+    """``sum max(coeffs, 0) positive + min(coeffs, 0) negative`` along ``axis``, with ``0 inf = 0``."""
+    above, below = (coeffs * _along(values, coeffs.ndim, axis) for values in (positive, negative))
     return jnp.where(coeffs > 0, above, jnp.where(coeffs == 0, 0, below)).sum(axis)
 
 

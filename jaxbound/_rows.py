@@ -107,8 +107,8 @@ def through_linear_bounds(walk: Walk, var: Var) -> Finish:
             flat = coeffs.reshape(len(offset), -1)
             low, high = (c.reshape(c.shape[0], -1).T for c in ends_of(affine[end].coeffs))
             total = total + jnp.maximum(flat, 0) @ low + jnp.minimum(flat, 0) @ high
-            below, above = map(jnp.ravel, ends_of(affine[end].offset))
-            offset = offset + weigh(flat, below, above)
+            low_offset, high_offset = map(jnp.ravel, ends_of(affine[end].offset))
+            offset = offset + weigh(flat, low_offset, high_offset)
         blocks = zip(jnp.split(total, starts, axis=1), walk.regions, strict=True)
         return (
             list(walk.regions.values()),
