@@ -1,115 +1,95 @@
-"""What do bounds cost? Compile time, steady time in plain forward passes, memory.
+"""What do bounds cost? Compile time, wall and CPU time in plain forward passes, memory.
 
-    python benchmarks/speed.py [--networks dm_small dm_large] [--methods ibp crown_ibp] [--batches 1 16 64]
+    python benchmarks/speed.py [--networks mlp dm_small] [--methods ibp crown] [--batches 1 16 64]
+                               [--growth] [--peer auto_lirpa]
 
-Measures `.lower` of the nine margins of each image of a batch, on the networks of the certified-training papers at
-random weights, CIFAR-10's image size. Times are medians after a warm-up; the plain forward pass is measured in turns
-with the bounds, so that a ratio compares one state of the machine. Memory is what the compiled program asks for.
-Programs that need more than --memory-limit, or by the smaller batch more than --time-limit a call, are left out.
+Measures `.lower` of the nine margins of each image of a batch, on networks of the papers and small residual networks
+at random weights. Times are medians after a warm-up (beyond 20 s: of one call); the plain forward pass is measured in
+turns with the bounds (and with the peer), so that a ratio compares one state of the machine. Memory is what the
+compiled program asks for, and by how much the peak of the process' resident memory grows in a run. Programs that need
+more than --memory-limit, or by the smaller batch more than --time-limit a call, are left out. Writes `speed.json` after
+every record, and `speed.png`.
 """
 
 import argparse
 import functools
-import json
-import os
-import platform
-import time
-from collections.abc import Callable
+import importlib
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
+import growth
 import jax
-import jax.numpy as jnp
+import matplotlib
 import numpy as np
+from _problem import NETWORKS, Problem, problem
+from _timing import Timed, machine, medians, peak_mb, write
 
 import jaxbound as jb
-from jaxbound import networks
 
-METHODS = {"ibp": jb.ibp, "crown_ibp": jb.crown_ibp, "lbp": jb.lbp, "crown": jb.crown}
-NETWORKS = {"dm_small": networks.dm_small, "dm_large": networks.dm_large}
-# LBP and CROWN walk one row per pixel or neuron: slow on DM-large, so only if asked for.
-DEFAULT = {"dm_small": list(METHODS), "dm_large": ["ibp", "crown_ibp"]}
-SHAPE, EPS = (32, 32, 3), 2 / 255
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
 
-
-class Timed:
-    """A compiled function on its arguments, with the seconds that tracing and compiling took."""
-
-    def __init__(self, fn: Callable, *args: Any):
-        start = time.perf_counter()
-        lowered = jax.jit(fn).lower(*args)
-        self.trace_s = time.perf_counter() - start
-        self.compiled, self.args = lowered.compile(), args
-        self.compile_s = time.perf_counter() - start - self.trace_s
-
-    @property
-    def memory(self) -> int:
-        """Bytes of temporaries and results while it runs."""
-        analysis = self.compiled.memory_analysis()
-        return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-
-    def __call__(self, repeats: int = 1) -> float:
-        """Mean seconds of a few runs on end."""
-        start = time.perf_counter()
-        for _ in range(repeats):
-            jax.block_until_ready(self.compiled(*self.args))
-        return (time.perf_counter() - start) / repeats
+METHODS = {"ibp": jb.ibp, "lbp": jb.lbp, "crown_ibp": jb.crown_ibp, "crown": jb.crown}
+UNDECIDED = "crown_undecided"  # only from elements that IBP leaves undecided in some image
 
 
-def medians(*programs: Timed, seconds: float = 4.0, most: int = 30) -> list[float]:
-    """Median seconds of each program, run in turns after a warm-up, as often as time allows."""
-    first = [program() for program in programs]
-    repeats = [int(np.clip(0.02 / once, 1, 20)) for once in first]  # a millisecond alone is noise
-    least = 3 if sum(first) < 5 * seconds else 1
-    rounds = int(np.clip(seconds / np.dot(first, repeats), least, most))
-    times = [[run(n) for run, n in zip(programs, repeats, strict=True)] for _ in range(rounds)]
-    return np.median(times, 0).tolist()
+def bounds_of(method: str, given: Problem) -> Callable:
+    if method != UNDECIDED:
+        return METHODS[method]
+    return functools.partial(jb.crown, capacity=jb.capacities(given.of_margins(jb.undecided)()))
 
 
-def network(name: str, batch: int) -> tuple[Callable, Any, jax.Array, jax.Array]:
-    """A function of weights and one image, its weights, images and labels."""
-    model = NETWORKS[name]()
-    images = jax.random.uniform(jax.random.key(0), (batch, *SHAPE))
-    variables = jax.jit(model.init)(jax.random.key(1), images[:1])
-    return lambda v, x: model.apply(v, x[None])[0], variables, images, jnp.arange(batch) % 10
-
-
-def margins_lower(method: Callable, apply: Callable) -> Callable:
-    """Weights, images, labels -> lower bounds on the margins `[batch, 9]`."""
-
-    def one(variables, x, y):
-        fn = lambda x: jb.margins(apply(variables, x), y)
-        return method(fn, jb.linf_ball(x, EPS, clip=(0, 1))).lower
-
-    return jax.vmap(one, (None, 0, 0))
-
-
-def measure(name: str, method: str, batch: int, limits: argparse.Namespace, guess: float) -> dict:
-    """One line of the table; `guess` is what a call may take, by the batch before."""
-    record = {"network": name, "method": method, "batch": batch}
-    if guess > limits.time_limit:
-        return record | {"left_out": f"about {guess:.0f} s a call"}
-    apply, variables, images, labels = network(name, batch)
-    plain = Timed(jax.vmap(apply, (None, 0)), variables, images)
-    bound = Timed(margins_lower(METHODS[method], apply), variables, images, labels)
-    record |= {
+def measure(
+    given: Problem, method: str, before: dict, args: argparse.Namespace, peer: ModuleType | None
+) -> dict:
+    """What a method costs on a batch; `before` is the record of the smaller batch."""
+    if (guess := expected("bound", before, given)) > args.time_limit:
+        return {"left_out": f"about {guess:.0f} s a call"}
+    bounds = bounds_of(method, given)
+    plain, bound = given.plain(), given.of_margins(lambda *call: bounds(*call).lower)
+    record = {
         "trace_s": bound.trace_s,
         "compile_s": bound.compile_s,
         "memory_mb": bound.memory / 1e6,
         "plain_memory_mb": plain.memory / 1e6,
     }
-    if bound.memory > 1e9 * limits.memory_limit:
+    if bound.memory > 1e9 * args.memory_limit:
         return record | {"left_out": f"{bound.memory / 1e9:.0f} GB"}
-    plain_s, bound_s = medians(plain, bound)
-    return record | {
-        "plain_ms": 1e3 * plain_s,
-        "bound_ms": 1e3 * bound_s,
-        "ratio": bound_s / plain_s,
-    }
+    runs: dict[str, Callable] = {"plain": plain, "bound": bound}
+    if "peer_left_out" in before:
+        record["peer_left_out"] = before["peer_left_out"]
+    elif (guess := expected("peer", before, given)) > args.time_limit:
+        record["peer_left_out"] = f"about {guess:.0f} s a call"
+    elif peer:
+        # What is inside is compared once: it compiles one more program.
+        found, run = peer.meet(given, bounds, bound(), args.memory_limit, inside=not before)
+        record |= found
+        runs |= {"peer": run} if run else {}
+    return record | compared(runs)
 
 
-def line(record: dict) -> str:
-    text = f"{record['network']:9s} {record['method']:10s} {record['batch']:3d}  "
+def expected(key: str, before: dict, given: Problem) -> float:
+    """Seconds of a call, by the smaller batch."""
+    if f"{key}_ms" not in before:
+        return 0.0
+    return before[f"{key}_ms"] / 1e3 * len(given.images) / before["batch"]
+
+
+def compared(runs: dict[str, Callable]) -> dict:
+    """Times in turns, ratios of `bound` to the others, and memory."""
+    record = {}
+    for key, (wall, cpu) in zip(runs, 1e3 * medians(*runs.values()), strict=True):
+        record |= {f"{key}_ms": wall, f"{key}_cpu_ms": cpu}
+    for key in runs.keys() - {"bound"}:
+        record[f"{key}_ratio"] = record["bound_ms"] / record[f"{key}_ms"]
+        record[f"{key}_cpu_ratio"] = record["bound_cpu_ms"] / record[f"{key}_cpu_ms"]
+    return record | {f"{key}_peak_mb": peak_mb(run) for key, run in runs.items()}
+
+
+def line(record: dict, peer: ModuleType | None) -> str:
+    text = f"{record['network']:9s} {record['method']:15s} {record['batch']:3d}  "
     if "trace_s" in record:
         text += (
             f"trace {record['trace_s']:5.1f} s  compile {record['compile_s']:5.1f} s  "
@@ -117,23 +97,24 @@ def line(record: dict) -> str:
         )
     if "left_out" in record:
         return text + f"left out: {record['left_out']}"
-    return text + (
+    text += (
         f"{record['bound_ms']:9.2f} ms  plain {record['plain_ms']:7.2f} ms  "
-        f"ratio {record['ratio']:7.1f}"
+        f"ratio {record['plain_ratio']:7.1f} (CPU time {record['plain_cpu_ratio']:.1f})"
     )
+    return text + (peer.lines(record) if peer else "")
 
 
-def all_methods(limits: argparse.Namespace):
-    for name in limits.networks:
-        for method in limits.methods or DEFAULT[name]:
-            per_image = 0.0
-            for batch in limits.batches:
-                record = measure(name, method, batch, limits, per_image * batch)
-                print(line(record), flush=True)
-                yield record
-                if "left_out" in record:
-                    break
-                per_image = record["bound_ms"] / 1e3 / batch
+def all_methods(args: argparse.Namespace, peer: ModuleType | None) -> Iterator[dict]:
+    for name, method in itertools.product(args.networks, args.methods):
+        record = {}
+        for batch in sorted(args.batches):
+            given, before = problem(name, batch), record
+            record = {"network": name, "method": method, "batch": batch, "eps": given.eps}
+            record |= measure(given, method, before, args, peer)
+            print(line(record, peer), flush=True)
+            yield record
+            if "left_out" in record:
+                break
 
 
 def convolution_rows(batch: int = 2, n_rows: int = 800, chunk: int = 32) -> dict:
@@ -161,36 +142,75 @@ def convolution_rows(batch: int = 2, n_rows: int = 800, chunk: int = 32) -> dict
         "at once": Timed(functools.partial(total, chunk_size=n_rows), kernel, boxes),
         "gradient": Timed(jax.grad(functools.partial(total, chunk_size=n_rows)), kernel, boxes),
     }
-    seconds = medians(*programs.values())
-    times = {name: 1e3 * value for name, value in zip(programs, seconds, strict=True)}
+    walls = 1e3 * medians(*programs.values())[:, 0]
+    times = dict(zip(programs, walls.tolist(), strict=True))
     print("convolution rows: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in times.items()))
     return {"rows": batch * n_rows, "chunk": chunk, "ms": times}
 
 
-def machine() -> str:
-    """The kind of machine, not its name."""
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        return f"{os.cpu_count()}-core {platform.machine()} CPU"
-    return device.device_kind
+def picture(records: list[dict], path: Path) -> None:
+    """Bounds in plain passes, by network and method; a panel per batch size, crosses for the peer."""
+    names, methods, batches = (
+        list(dict.fromkeys(record[key] for record in records))
+        for key in ("network", "method", "batch")
+    )
+    batches = [batch for batch in batches if batch in (1, 16)] or batches[:2]
+    size, width = (6.5 * len(batches), 4.5), 0.8 / len(methods)
+    figure, axes = plt.subplots(
+        1, len(batches), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
+    for batch, axis in zip(batches, axes.flat, strict=True):
+        for i, method in enumerate(methods):
+            chosen = [r for r in records if (r["method"], r["batch"]) == (method, batch)]
+            ratios = [r["plain_ratio"] for r in chosen]
+            crosses = [r.get("peer_ms", np.nan) / r["plain_ms"] for r in chosen]
+            places = [names.index(r["network"]) + width * (i + 0.5) - 0.4 for r in chosen]
+            bars = axis.bar(places, ratios, width, label=method, color=f"C{i}")
+            axis.bar_label(bars, [f"{ratio:.3g}" for ratio in ratios], fontsize=7)
+            axis.plot(places, crosses, "kx")
+        axis.set(title=f"batch {batch}", yscale="log")
+        axis.set_xticks(range(len(names)), names)
+    peer = " (crosses: the peer)" if any("peer_ms" in record for record in records) else ""
+    figure.supylabel("plain forward passes" + peer)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--methods", nargs="+", choices=METHODS)
+    parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument(
+        "--methods", nargs="+", choices=[*METHODS, UNDECIDED], default=list(METHODS)
+    )
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64])
+    parser.add_argument("--growth", action="store_true", help="exponents over depth, width, ...")
+    parser.add_argument("--peer", choices=["auto_lirpa"], help="a library to compare with")
     parser.add_argument("--memory-limit", type=float, default=8.0, help="GB")
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds a call")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    limits = parser.parse_args()
+    args = parser.parse_args()
+    peer = imported(parser) if args.peer else None
 
-    print(f"{machine()}, JAX {jax.__version__}", flush=True)
-    report = {"machine": machine(), "jax": jax.__version__, "convolution_rows": convolution_rows()}
-    report["methods"] = list(all_methods(limits))
-    limits.out.mkdir(parents=True, exist_ok=True)
-    (limits.out / "speed.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(f"wrote {limits.out}/speed.json")
+    report = {"machine": machine(), "jax": jax.__version__} | (peer.versions() if peer else {})
+    print(", ".join(f"{key} {value}" for key, value in report.items()), flush=True)
+    report |= {"convolution_rows": convolution_rows(), "growth": [], "methods": []}
+    parts = {"growth": growth.sweeps() if args.growth else [], "methods": all_methods(args, peer)}
+    for key, records in parts.items():
+        for record in records:
+            report[key].append(record)
+            write(report, args.out / "speed.json")
+    write(report, args.out / "speed.json")
+    if timed := [record for record in report["methods"] if "plain_ratio" in record]:
+        picture(timed, args.out / "speed.png")
+    print(f"wrote {args.out}/speed.json" + " and .png" * bool(timed))
+
+
+def imported(parser: argparse.ArgumentParser) -> ModuleType:
+    try:
+        return importlib.import_module("peer")
+    except ImportError as error:
+        parser.error(f"--peer needs PyTorch and auto_LiRPA installed in this environment: {error}")
 
 
 if __name__ == "__main__":

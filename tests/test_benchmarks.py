@@ -1,5 +1,6 @@
 """The benchmarks run, at the smallest size, and what they write can be read."""
 
+import functools
 import importlib
 import json
 import sys
@@ -40,10 +41,65 @@ def test_tightness(run, monkeypatch, tmp_path):
         assert means[training, "crown"] <= means[training, "ibp"] * (1 + 1e-5)
 
 
-@pytest.mark.slow
-def test_speed(run):
-    speed = importlib.import_module("speed")
-    report = run(speed, "--methods", "ibp", "--networks", "dm_small", "--batches", "1")
+@pytest.fixture
+def speed(run, monkeypatch):
+    """The benchmark of speed, of one round in turns, with two small networks."""
+    speed, problem = importlib.import_module("speed"), importlib.import_module("_problem")
+    once = functools.partial(importlib.import_module("_timing").medians, most=1)
+    monkeypatch.setattr(speed, "medians", once)
+    monkeypatch.setattr(speed.growth, "medians", once)
+    conv = networks.ConvNet((networks.ConvSpec(2, 3, 2),), (10,))
+    residual = networks.ResNet(2, (networks.BlockSpec(2, 2),), (10,), batch_norm=True)
+    for name, model in {"conv": conv, "residual": residual}.items():
+        monkeypatch.setitem(problem.NETWORKS, name, problem.Setting(model, (6, 6, 1), 0.02))
+    return speed
 
-    assert report["methods"][0]["ratio"] > 0
+
+@pytest.mark.slow
+def test_speed(run, speed, monkeypatch, tmp_path):
+    few_rows = functools.partial(speed.convolution_rows, n_rows=32, chunk=8)
+    monkeypatch.setattr(speed, "convolution_rows", few_rows)
+    monkeypatch.setattr(speed.growth, "BASE", dict.fromkeys(speed.growth.BASE, 2))
+    monkeypatch.setattr(speed.growth, "SWEEPS", {"side": (2, 4)})
+    names = ["--networks", "conv", "--methods", "ibp", "crown_undecided"]
+    report = run(speed, *names, "--batches", "1", "--growth")
+
     assert set(report["convolution_rows"]["ms"]) == {"in a loop", "at once", "gradient"}
+    assert report["growth"][0]["sizes"] == [2 * 2 * 2**2, 2 * 2 * 4**2]
+    assert set(report["growth"][0]["exponents"]) == {"plain", "crown_ibp", "crown"}
+    assert len(report["methods"]) == 2
+    for record in report["methods"]:
+        assert record["plain_ratio"] > 0 and record["memory_mb"] > 0
+    assert (tmp_path / "speed.png").stat().st_size
+
+
+def test_speed_leaves_out_what_is_too_much(run, speed, monkeypatch):
+    monkeypatch.setattr(speed, "convolution_rows", dict)
+    names = ["--networks", "conv", "--methods", "ibp", "--batches", "1", "2"]
+    report = run(speed, *names, "--memory-limit", "0")
+    assert [record["left_out"] for record in report["methods"]] == ["0 GB"]
+    report = run(speed, *names, "--time-limit", "1e-9")
+    assert ["left_out" in record for record in report["methods"]] == [False, True]
+
+
+@pytest.mark.slow
+def test_peer_finds_the_same_bounds(run, speed, monkeypatch):
+    pytest.importorskip("auto_LiRPA")
+    monkeypatch.setattr(speed, "convolution_rows", dict)
+    names = ["--networks", "conv", "residual", "--methods", "ibp", "crown"]
+    report = run(speed, *names, "--batches", "3", "--peer", "auto_lirpa")
+
+    assert len(report["methods"]) == 4
+    for record in report["methods"]:
+        assert record["peer_ratio"] > 0
+        assert record["mean_lower"] == pytest.approx(record["peer_mean_lower"], rel=1e-3)
+        assert record.get("excess", 0) < 1e-3
+    assert "excess" in report["methods"][-1]
+
+
+def test_a_missing_peer_is_named(run, speed, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "auto_LiRPA", None)
+    monkeypatch.delitem(sys.modules, "peer", raising=False)
+    with pytest.raises(SystemExit):
+        run(speed, "--peer", "auto_lirpa")
+    assert "auto_LiRPA" in capsys.readouterr().err

@@ -5,8 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracle import METHODS, assert_contains, magnitude, samples, tolerance, values
 
+import jaxbound as jb
 from jaxbound import networks
+
+CLEAN_PASS = jax.jit(networks.clean_pass, static_argnums=0)
 
 
 def hidden_shapes(model, image_shape):
@@ -19,10 +23,11 @@ def hidden_shapes(model, image_shape):
 
     _, captured = jax.eval_shape(run, jax.random.key(0))
     layers = captured["intermediates"]
+    kinds = {kind: [name for name in layers if name.startswith(kind)] for kind in ("Conv", "Dense")}
     return [
-        layers[name]["__call__"][0].shape[1:]
-        for name in sorted(layers, key=lambda name: (name.startswith("Dense"), name))
-        if name.startswith(("Conv", "Dense"))
+        layers[f"{kind}_{i}"]["__call__"][0].shape[1:]
+        for kind, names in kinds.items()
+        for i in range(len(names))
     ]
 
 
@@ -46,6 +51,16 @@ def hidden_shapes(model, image_shape):
             (32, 32, 3),
             [(32, 32, 64)] * 2 + [(16, 16, 128)] * 3 + [(512,), (10,)],
         ),
+        (
+            networks.resnet2,
+            (32, 32, 3),
+            [(32, 32, 16)] + [(16, 16, 16)] * 3 + [(8, 8, 32)] * 3 + [(100,), (10,)],
+        ),
+        (
+            networks.resnet4,
+            (32, 32, 3),
+            [(32, 32, 16)] + [(16, 16, 16)] * 5 + [(8, 8, 32)] * 5 + [(100,), (10,)],
+        ),
     ],
 )
 def test_shapes_of_the_papers(build, image_shape, shapes):
@@ -59,8 +74,53 @@ def test_cnn7_normalises_before_every_activation():
     assert len(variables["batch_stats"]) == 6
 
 
-def test_activation_is_a_parameter():
-    model = networks.ConvNet((networks.ConvSpec(2, 3),), (4,), classes=3, activation=jnp.zeros_like)
+@pytest.fixture(scope="module")
+def residual():
+    """A small residual network with both kinds of shortcut, as a function of one image."""
+    blocks = (networks.BlockSpec(2), networks.BlockSpec(3, 2))
+    model = networks.ResNet(2, blocks, classes=3, batch_norm=True)
+    images = jax.random.uniform(jax.random.key(1), (8, 4, 4, 1))
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    frozen = CLEAN_PASS(model, variables, images).frozen
+    return lambda x: model.apply(frozen, x[None])[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_residual_network_by_every_method(residual, method):
+    region = jb.linf_ball(jnp.full((4, 4, 1), 0.5), 0.1)
+    bounds, size = jax.jit(lambda r: (method(residual, r), magnitude(residual, r)))(region)
+    assert_contains(bounds, values(residual, samples(region)), tolerance("float32", float(size)))
+
+
+def test_residual_network_by_hand():
+    model = networks.ResNet(2, (networks.BlockSpec(2), networks.BlockSpec(3, 2)), classes=3)
+    images = jax.random.uniform(jax.random.key(1), (2, 5, 5, 1))
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+
+    def conv(i, x, stride=1):
+        layer = variables["params"][f"Conv_{i}"]
+        pad = [(layer["kernel"].shape[0] // 2,) * 2] * 2
+        y = jax.lax.conv_general_dilated(
+            x, layer["kernel"], (stride, stride), pad, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y + layer["bias"].reshape(1, 1, 1, -1)
+
+    x = nn.relu(conv(0, images))
+    x = nn.relu(x + conv(2, nn.relu(conv(1, x))))
+    x = nn.relu(conv(5, x, 2) + conv(4, nn.relu(conv(3, x, 2))))
+    last = variables["params"]["Dense_0"]
+    expected = x.reshape(2, -1) @ last["kernel"] + last["bias"].reshape(1, -1)
+    np.testing.assert_allclose(model.apply(variables, images), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        networks.ConvNet((networks.ConvSpec(2, 3),), (4,), activation=jnp.zeros_like),
+        networks.ResNet(2, (networks.BlockSpec(3),), activation=jnp.zeros_like),
+    ],
+)
+def test_activation_is_a_parameter(model):
     images = jnp.ones((1, 5, 5, 1))
     logits, _ = jax.jit(model.init_with_output)(jax.random.key(0), images)
     assert not logits.any()
@@ -81,9 +141,6 @@ def normalised():
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda x: x + 0.3 * np.abs(rng.normal(size=x.shape)), variables)
     return model, jax.tree.map(np.float32, variables), images
-
-
-CLEAN_PASS = jax.jit(networks.clean_pass, static_argnums=0)
 
 
 @jax.numpy_rank_promotion("allow")
