@@ -120,7 +120,7 @@ def once(x):
     XLA fuses cheap operations into every element that reads them, but no division (and it removes
     optimization barriers before it fuses).
     """
-    return x / jnp.where(jnp.isnan(x), 0, 1).astype(x.dtype)
+    return x / jnp.where(jnp.isnan(x), 0, 1).astype(jnp.result_type(x))
 
 
 def _dual(p: float) -> float:
