@@ -39,7 +39,7 @@ def ibp(fn, *args, intermediates=None, chunk_size=None):
       fn: function of one example (a batch is `jax.vmap`); normalisation is part of it.
       *args: pytrees. Every `Interval` or `LpBall` leaf is uncertain, all else is known.
       intermediates: optional dict from `intermediate_bounds`; intersected with what is found.
-      chunk_size: how many rows walk back at once; by default as many as take about 32 MB.
+      chunk_size: how many rows walk back at once; by default as many as suit the device (see `crown`).
 
     Returns:
       `Interval`s in the tree and shapes of ``fn``'s output. The guarantee is for real arithmetic on
@@ -64,8 +64,9 @@ def ibp(fn, *args, intermediates=None, chunk_size=None):
 def lbp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None):
     """Forward linear bound propagation: ``lower <= fn(x) <= upper`` in the regions.
 
-    Every value is kept between two affine functions of the inputs; memory grows with the number of
-    uncertain inputs. Arguments, result and errors as in `crown`.
+    Every value is kept between two affine functions of the inputs. Where the coefficients of all
+    inputs do not fit, a few inputs walk up at a time, anew for every operand: less memory, more
+    time. Arguments, result and errors as in `crown`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -139,8 +140,9 @@ def crown(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None,
         (nested, never worse than intervals; Lyu et al.), "parallel" (Fast-Lin), or "constant" (for
         all activations: intervals).
       intermediates: optional dict from `intermediate_bounds`; intersected with what is found.
-      chunk_size: how many rows walk back at once (at least those of one place in an image); by default
-        as many as take about 32 MB.
+      chunk_size: how many rows walk back at once (at least those of one place in an image), or, in
+        forward bounds, how many directions of the input walk up. By default what a CPU's cache holds,
+        more on other devices, of the examples of a `jax.vmap` together: memory grows with no batch.
       capacity: how many elements of each operand of a non-linear equation walk back, of those whose
         lines are not exact yet; the others keep their intervals, which is sound if there are more.
         An integer, or one per name as `capacities` gives them; None: all elements.

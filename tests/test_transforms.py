@@ -12,6 +12,7 @@ from jax import lax
 from oracle import KINDS, METHODS, precision
 
 import jaxbound as jb
+from jaxbound import _chunks, _convolution
 
 RNG = np.random.default_rng(6)
 KERNEL, DENSE = RNG.normal(size=(3, 2, 2, 2)), RNG.normal(size=(2, 27)) / 4
@@ -201,3 +202,52 @@ def test_the_transposed_convolution(name):
             jax.grad(lambda k: jax.vmap(loss(ours))(k).sum()),
         ):
             np.testing.assert_allclose(jax.jit(gradient)(many)[0], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_ways_through_a_convolution(name, monkeypatch):
+    """Tap by tap in chunks, and by the convolution that GPUs run: the same rows."""
+    shape, kernel_shape, options = CONVOLUTIONS[name]
+    with precision("float64"):
+        x, kernel = jnp.asarray(RNG.normal(size=shape)), jnp.asarray(RNG.normal(size=kernel_shape))
+        usual = jax.jit(lambda k: rows_of(x, k, options))(kernel)
+        monkeypatch.setattr(_convolution, "TAP_ELEMENTS", 1)
+        chunks = jax.jit(lambda k: rows_of(x, k, options))(kernel)
+        monkeypatch.setattr(_convolution, "_by_taps", _convolution._by_convolution)
+        other = jax.jit(lambda k: rows_of(x, k, options))(kernel)
+    np.testing.assert_allclose(chunks, usual, atol=1e-12)
+    np.testing.assert_allclose(other, usual, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", [jb.lbp, jb.crown_lbp])
+@pytest.mark.parametrize("p", [None, 1, 2, jnp.inf])
+def test_forward_bounds_in_chunks(method, p):
+    """A few directions of two regions at a time, of which the last chunk goes beyond the end."""
+    with precision("float64"):
+        center, factor = jnp.asarray(RNG.normal(size=(4, 5))), jb.linf_ball(jnp.ones(3), 0.1)
+        weights, more = (jnp.asarray(RNG.normal(size=n)) for n in [(5, 6), (6, 2)])
+        fn = lambda x, s: jnp.tanh(jax.nn.relu(x @ weights) @ more * s.sum()) @ jnp.ones((2, 1))
+
+        def upper(center, chunk_size):
+            region = jb.linf_ball(center, 0.1) if p is None else jb.LpBall(center, 0.1, p)
+            found = method(fn, region, factor, chunk_size=chunk_size)
+            return found.upper.sum(), found
+
+        both = jax.jit(jax.value_and_grad(upper, has_aux=True), static_argnums=1)
+        whole, chunks = (both(center, size) for size in (None, 7))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-10), chunks, whole)
+
+
+def test_examples_are_counted():
+    seen = []
+
+    def fn(x, y):
+        seen.append(_chunks.examples({"x": x, "y": y}))
+        return x * y
+
+    both = jax.vmap(jax.vmap(fn, (0, None)), (None, 0))
+    jax.jit(both)(jnp.ones(3), jnp.ones(4))
+    jax.vmap(jax.grad(fn), (None, 0))(1.0, jnp.ones(5))
+    jax.grad(lambda x: jax.vmap(fn, (0, None))(x, 2.0).sum())(jnp.ones(6))
+    fn(1.0, 2.0)
+    assert seen == [12, 5, 6, 1]
