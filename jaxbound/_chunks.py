@@ -12,7 +12,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxbound._program import Graph
+from jaxbound._program import Graph, shape_of
 
 # Elements that the rows of one chunk may take in the largest value they meet: a CPU's cache, a GPU's hunger.
 CHUNK_ELEMENTS = {"cpu": 2**18}
@@ -22,10 +22,16 @@ KEPT_CHUNKS = 64
 
 
 def rows_at_once(graph: Graph, examples: int) -> int:
-    """As many as keep the largest value they meet small, for all examples of a batch together."""
-    largest = max((v.size for eqn in graph.equations if eqn.moving for v in eqn.outputs), default=1)
+    """As many as keep the largest value they meet small, for all examples of a batch together.
+
+    But no smaller than a quarter of the largest known operand: every chunk reads that anew.
+    """
+    moving = [eqn for eqn in graph.equations if eqn.moving]
+    largest = max((var.size for eqn in moving for var in eqn.outputs), default=1)
+    known = [var for eqn in moving for var in eqn.inputs if not var.uncertain]
+    weights = max((math.prod(shape_of(atom)) for atom in known), default=1)
     elements = CHUNK_ELEMENTS.get(jax.default_backend(), MOST_ELEMENTS)
-    return max(1, elements // max(1, largest * examples))
+    return max(1, max(elements, weights // 4) // max(1, largest * examples))
 
 
 def map_chunks(fn: Callable[[Any], Any], limit: int, count: int):

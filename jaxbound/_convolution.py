@@ -127,6 +127,10 @@ def _walk(rows, kernel, *, window: Window):
         return _by_convolution(rows, kernel, window)
     if set(rows.shape[1:-1]) == {1}:
         return _from_one_place(rows, kernel, window)
+    # Measured on XLA:CPU: a convolution wins where it has many features and meets few zeros.
+    zeros = math.prod(window.size) / math.prod(rows.shape[1:-1]) - 1
+    if zeros < 0.25 and kernel.shape[-2] >= 16:
+        return _by_convolution(rows, kernel, window)
     ways = {"cpu": _by_taps, "default": _by_convolution}
     return lax.platform_dependent(
         rows,
@@ -158,7 +162,7 @@ def _by_convolution(rows, kernel, window: Window):
 def _by_taps(rows, kernel, window: Window):
     """One product with all of the kernel, and its taps added up where they belong.
 
-    On XLA:CPU this is up to seven times as fast as a convolution: no zeros are multiplied, and few
+    On XLA:CPU this is up to seven times as fast as a convolution: it multiplies no zeros, and few
     features are no loss. Position ``place`` of the rows and ``tap`` of the kernel belong at
     ``place * stride + tap * spread - padding`` of the input: sums per remainder modulo the stride.
     """

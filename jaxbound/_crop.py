@@ -21,8 +21,8 @@ from jaxbound._chunks import map_chunks
 from jaxbound._inline import flatten
 from jaxbound._interval import Interval, LpBall
 from jaxbound._linear import once
-from jaxbound._program import Atom, Constant, Equation, Graph, Var, read
-from jaxbound._windows import Lost, Needs, Span, Window, all_of, axes_of, needs_of, shape_of, sizes
+from jaxbound._program import Atom, Constant, Equation, Graph, Var, read, shape_of
+from jaxbound._windows import Lost, Needs, Span, Window, all_of, axes_of, needs_of, sizes
 
 
 @dataclasses.dataclass(frozen=True)

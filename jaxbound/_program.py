@@ -41,6 +41,10 @@ class Constant:
 Atom = Var | Constant
 
 
+def shape_of(atom: Atom) -> tuple[int, ...]:
+    return jnp.shape(atom.value) if isinstance(atom, Constant) else atom.shape
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Equation:
     """``outputs = primitive(*inputs, **params)``, and where the user wrote it."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
-from jaxbound._program import Atom, Constant, Equation
+from jaxbound._program import Equation, shape_of
 from jaxbound._relaxations import elementwise
 
 
@@ -51,10 +50,6 @@ def sizes(window: Window) -> tuple[int, ...]:
 
 def axes_of(window: Sequence[Span]) -> Lost:
     return {span.axis for span in window if span.axis is not None}
-
-
-def shape_of(atom: Atom) -> tuple[int, ...]:
-    return jnp.shape(atom.value) if isinstance(atom, Constant) else atom.shape
 
 
 # ---------------------------------------------------------------- what a window of an output needs
