@@ -16,9 +16,9 @@ from jaxbound._program import Graph, shape_of
 
 # Elements that the rows of one chunk may take in the largest value they meet: a CPU's cache, a GPU's hunger.
 CHUNK_ELEMENTS = {"cpu": 2**18}
-MOST_ELEMENTS = 2**25
+MOST_ELEMENTS = 2**23
 # Forward bounds keep all coefficients for the layers above where that takes as many chunks at most.
-KEPT_CHUNKS = 64
+KEPT_CHUNKS = 16
 
 
 def rows_at_once(graph: Graph, examples: int) -> int:
