@@ -157,7 +157,7 @@ class _Cropper:
         if window != self.windows[atom]:
             inner = functools.partial(_inner, window=window, of=self.windows[atom])
             source = self.emit(eqn, inner, [source], self.part(atom, window))
-        if sums and any(map(any, _beyond(window, atom.shape, self.target))):
+        if sums and _leaves(window, atom.shape, self.target):
             mask = Var(source.shape, source.dtype, False)
             self.masks[mask] = window, atom.shape
             source = self.emit(eqn, lax.mul, [source, mask], self.part(atom, window))
@@ -225,13 +225,13 @@ def _union(a: Window, b: Window) -> Window:
     return tuple(spans)
 
 
-def _beyond(window: Window, shape: Sequence[int], target: Sequence[int]) -> list[tuple[int, int]]:
-    """How far a window leaves a value of this shape at some position, before and behind each axis."""
-    found = []
+def _leaves(window: Window, shape: Sequence[int], target: Sequence[int]) -> bool:
+    """Whether a window leaves a value of this shape at some position."""
     for span, n in zip(window, shape, strict=True):
         last = 0 if span.axis is None else span.stride * (target[span.axis] - 1)
-        found.append((max(0, -span.offset), max(0, last + span.offset + span.size - n)))
-    return found
+        if span.offset < 0 or last + span.offset + span.size > n:
+            return True
+    return False
 
 
 def _cut(value, window: Window | None, shape, place):

@@ -15,7 +15,7 @@ from jaxbound._chunks import map_chunks
 from jaxbound._graph import trace_flat
 from jaxbound._interval import Interval, Region, outward, part_of
 from jaxbound._interval_rules import interval_rules
-from jaxbound._linear import shares, support, supported, together
+from jaxbound._linear import added, shares, support, supported
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Equation, Graph, Var, read
 from jaxbound._relaxations import Relaxation
@@ -90,7 +90,7 @@ class Forward:
 
         def add(so_far, start):
             found = self._shares(var, start)
-            sums = [list(map(together, regions, *pair)) for pair in zip(so_far, found, strict=True)]
+            sums = [list(map(added, regions, *pair)) for pair in zip(so_far, found, strict=True)]
             return sums, None
 
         sums, _ = lax.scan(add, self._shares(var, first), jnp.array(starts))

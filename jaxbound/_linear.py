@@ -88,7 +88,7 @@ def shares(region: Region, coeffs, axis: int = -1) -> list[Any]:
     return [weigh(coeffs, region.upper, region.lower, axis)]
 
 
-def together(region: Region, some: list[Any], more: list[Any]) -> list[Any]:
+def added(region: Region, some: list[Any], more: list[Any]) -> list[Any]:
     """The shares of both."""
     total = [some[0] + more[0]]
     if isinstance(region, LpBall):

@@ -132,10 +132,15 @@ def _affine_rows(walk: Walk, var: Var, rows) -> tuple[Rows, Any]:
     return walk_back(walk.graph, {var: rows}, start, walk.env, None)
 
 
+def _both_signs(finish: Finish, rows: Rows, offset) -> tuple[Below, Below]:
+    """Lower bounds of a value and of its negative."""
+    return finish(rows, offset), finish({v: -row for v, row in rows.items()}, -offset)
+
+
 def apart(finish: Finish, rows: Rows, offset) -> tuple[Any, Any]:
     """Lower and upper ends by two walks: who reads one of them pays for one."""
-    negative = {v: -row for v, row in rows.items()}
-    return _least(finish(rows, offset)), -_least(finish(negative, -offset))
+    below, above = _both_signs(finish, rows, offset)
+    return _least(below), -_least(above)
 
 
 def together(finish: Finish, rows: Rows, offset) -> tuple[Any, Any]:
@@ -151,7 +156,7 @@ def together(finish: Finish, rows: Rows, offset) -> tuple[Any, Any]:
 class Ends(NamedTuple):
     """Who bounds a variable: all of its elements, or some.
 
-    ``all()`` gives lower and upper ends ``[var.size]``, ``some(indices [C])`` those at flat indices ``[C]``.
+    ``all()`` gives lower and upper ends of ``var.size`` elements, ``some(indices [C])`` those at flat indices.
     """
 
     all: Callable[[], tuple[Any, Any]]
@@ -211,12 +216,8 @@ def linear_bounds_of(kind: Callable[..., Finish], walk: Walk, var: Var) -> Linea
     finish = kind(walk, var)
 
     def some(rows):
-        ends, offset = _affine_rows(walk, var, rows)
-        negative = {v: -row for v, row in ends.items()}
-        (_, low, low_offset), (_, high, high_offset) = (
-            finish(ends, offset),
-            finish(negative, -offset),
-        )
+        below, above = _both_signs(finish, *_affine_rows(walk, var, rows))
+        (_, low, low_offset), (_, high, high_offset) = below, above
         return tuple(low), low_offset, tuple(-c for c in high), -high_offset
 
     limit = walk.rows_at_once(walk.graph)
