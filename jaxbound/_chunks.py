@@ -46,6 +46,20 @@ def map_chunks(fn: Callable[[Any], Any], limit: int, count: int):
     return jax.tree.map(lambda x: x.reshape(chunks * chunk, *x.shape[2:])[:count], stacked)
 
 
+def add_chunks(fn: Callable[[Any], Any], add: Callable[[Any, Any], Any], limit: int, count: int):
+    """The sum by ``add`` of ``fn(indices)`` over chunks, at most ``limit`` at a time; for those beyond
+    ``count``, as for what is still nothing, it has to be 0.
+    """
+    chunks = max(1, math.ceil(count / limit))
+    chunk = math.ceil(count / chunks)
+    if chunks == 1:
+        return fn(jnp.arange(chunk))
+    nothing = jax.eval_shape(fn, jnp.arange(chunk))
+    nothing = jax.tree.map(lambda of: jnp.zeros(of.shape, of.dtype), nothing)
+    step = lambda total, start: (add(total, fn(start + jnp.arange(chunk))), None)
+    return lax.scan(step, nothing, chunk * jnp.arange(chunks))[0]
+
+
 class _Sizes(list[int]):
     """Written by the batching rule, which runs while a function is traced. Hashes by identity."""
 

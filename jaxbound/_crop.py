@@ -1,8 +1,8 @@
-"""Locality: the part of a graph that an element depends on, where that is a small window.
+"""Locality: the part of a graph that an element depends on, or that it reaches, where that is small.
 
-A neuron of a convolutional net reads a window of each earlier value. The graph of these windows is a
-graph of the same equations on small arrays, the same for all positions; what lies outside of an image
-is multiplied by 0 where a sum would read it.
+A neuron of a convolutional net reads a window of each earlier value, and a pixel reaches one of each
+later value. The graph of these windows is a graph of the same equations on small arrays, the same for
+all places; what lies outside of an image is multiplied by 0 where a sum would read it.
 """
 
 from __future__ import annotations
@@ -19,55 +19,88 @@ from jax import lax
 
 from jaxbound._chunks import map_chunks
 from jaxbound._inline import flatten
-from jaxbound._interval import Interval, LpBall
 from jaxbound._linear import once
+from jaxbound._places import cut, first, inside, joined, moved
 from jaxbound._program import Atom, Constant, Equation, Graph, Var, read, shape_of
-from jaxbound._windows import Lost, Needs, Span, Window, all_of, axes_of, needs_of, sizes
+from jaxbound._windows import (
+    Needs,
+    Span,
+    Window,
+    all_of,
+    apart,
+    leaves,
+    long,
+    needs_of,
+    sizes,
+    union,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """The graph of a target's window.
+    """The graph of the windows at one place.
 
     Attributes:
       graph: its equations, on windows.
-      target: the variable that stands for the elements at one position of the target.
+      target: the variable that stands for a window of the target.
       shape: of all of the target.
-      block: of the elements at one position, with all axes.
+      window: of the target.
+      counts: places along every axis.
       parts: what each variable is: a window of an atom of the whole graph.
       masks: 1 inside of a value of this shape, 0 outside.
+      starts: where a span starts.
     """
 
     graph: Graph
     target: Var
     shape: tuple[int, ...]
-    block: tuple[int, ...]
+    window: Window
+    counts: tuple[int, ...]
     parts: dict[Var, tuple[Atom, Window | None]]
     masks: dict[Var, tuple[Window, tuple[int, ...]]]
+    starts: dict[Var, Span]
 
     def at(self, place: Sequence[Any], env: dict[Var, Any], regions: dict[Var, Any]):
-        """The values and input regions of the graph for the element at one index of the target."""
-        cut = functools.partial(_cut, place=place)
+        """The values and input regions of the graph at one place."""
         here = {
-            new: cut(read(env, atom), window, new.shape)
+            new: cut(read(env, atom), window, new.shape, place)
             for new, (atom, window) in self.parts.items()
         }
         for mask, (window, shape) in self.masks.items():
-            here[mask] = _inside(window, shape, place).reshape(mask.shape).astype(mask.dtype)
+            here[mask] = inside(window, shape, place).reshape(mask.shape).astype(mask.dtype)
+        here |= {var: first(span, place).astype(var.dtype) for var, span in self.starts.items()}
+        for eqn in self.graph.equations:
+            if not eqn.moving:
+                here |= eqn.evaluate(here)
         inputs = {}
         for new in self.graph.inputs:
             atom, window = self.parts[new]
-            inputs[new] = jax.tree.map(once, cut(regions[cast(Var, atom)], window, new.shape))
+            part = cut(regions[cast(Var, atom)], window, new.shape, place)
+            inputs[new] = jax.tree.map(once, part)
         return here, inputs
 
-    def everywhere(self, fn: Callable[[Sequence[Any]], Sequence[Any]], at_once: int):
-        """``fn(place)``, arrays ``[target.size]``, at all places, as arrays of all of the target."""
-        lengths = [n // m for n, m in zip(self.shape, self.block, strict=True)]
-        there = jax.vmap(lambda i: fn(jnp.unravel_index(i, lengths)))
-        found = map_chunks(there, at_once, math.prod(lengths))
-        n = len(lengths)
-        axes = [axis for i in range(n) for axis in (i, n + i)]
-        return tuple(x.reshape(*lengths, *self.block).transpose(axes) for x in found)
+    def everywhere(self, fn: Callable[[Sequence[Any]], Any], at_once: int):
+        """``fn(place)`` at all places, arrays, with a leading axis of the places."""
+        there = jax.vmap(lambda i: fn(jnp.unravel_index(i, self.counts)))
+        return map_chunks(there, at_once, math.prod(self.counts))
+
+    def inside(self, var: Var, place: Sequence[Any]):
+        """Which elements of its window lie in the value that ``var`` stands for."""
+        atom, window = self.parts[var]
+        return inside(cast(Window, window), shape_of(atom), place)
+
+    def by_elements(self, x):
+        """``[places, elements of a block, ...]`` -> a leading axis of the elements of all of the source."""
+        atom, window = self.parts[self.graph.inputs[0]]
+        found = joined(x, self.counts, sizes(cast(Window, window)))
+        return found[tuple(map(slice, shape_of(atom)))].reshape(-1, *x.shape[2:])
+
+    def embedded(self, x, place: Sequence[Any]):
+        """A window ``[K, *target.shape]`` in all of the target, with zeros elsewhere."""
+        whole = tuple(map(all_of, self.shape))
+        starts = [first(span, place) for span in self.window if span.axis is not None]
+        move = functools.partial(moved, window=whole, of=self.window)
+        return jax.vmap(lambda x: move(x, *starts))(x).reshape(len(x), *self.shape)
 
 
 def crop(graph: Graph, target: Var) -> Crop | None:
@@ -81,10 +114,11 @@ def crop(graph: Graph, target: Var) -> Crop | None:
     else:
         return None
     windows, steps = found
-    cropped = sum(_size(window) for window in windows.values())
+    cropped = sum(math.prod(sizes(window)) for window in windows.values())
     if 2 * cropped > sum(var.size for var in windows):
         return None
-    return _build(graph, target, windows, steps)
+    counts = [n if axis in axes else 1 for axis, n in enumerate(target.shape)]
+    return build(graph, target, counts, windows, steps)
 
 
 def _plan(graph: Graph, target: Var, axes: set[int]):
@@ -103,20 +137,26 @@ def _plan(graph: Graph, target: Var, axes: set[int]):
         for i, var in eqn.moving.items():
             reads = needs.windows[i] or ()
             found = windows.get(var, reads)
-            if lost := _lost(found, reads):
+            if lost := apart(found, reads):
                 return lost
-            windows[var] = _union(found, reads)
+            windows[var] = union(found, reads)
     return windows, steps[::-1]
 
 
-def _build(graph: Graph, target: Var, windows: dict[Var, Window], steps) -> Crop:
-    made = _Cropper(target.shape, windows)
+def build(
+    graph: Graph, target: Var, counts: Sequence[int], windows: dict[Var, Window], steps
+) -> Crop:
+    """The equations ``steps``, pairs of one and its needs, on windows."""
+    made = _Cropper(counts, windows)
     for eqn, needs in steps:
         made.add(eqn, needs)
     inputs = tuple(made.whole[var] for var in graph.inputs if var in windows)
-    small = Graph(inputs, tuple(made.equations), (made.whole[target],), None)
-    block = sizes(windows[target])
-    return Crop(small, made.whole[target], target.shape, block, made.parts, made.masks)
+    small, new = (
+        Graph(inputs, tuple(made.equations), (made.whole[target],), None),
+        made.whole[target],
+    )
+    where = (made.parts, made.masks, made.starts)
+    return Crop(small, new, target.shape, windows[target], tuple(counts), *where)
 
 
 class _Cropper:
@@ -126,10 +166,11 @@ class _Cropper:
     crashes on sums of products of high rank that have such axes.
     """
 
-    def __init__(self, target: tuple[int, ...], windows: dict[Var, Window]):
-        self.target, self.windows = target, windows
+    def __init__(self, counts: Sequence[int], windows: dict[Var, Window]):
+        self.counts, self.windows = counts, windows
         self.parts: dict[Var, tuple[Atom, Window | None]] = {}
         self.masks: dict[Var, tuple[Window, tuple[int, ...]]] = {}
+        self.starts: dict[Var, Span] = {}
         self.equations: list[Equation] = []
         self.whole = {var: self.part(var, window) for var, window in windows.items()}
 
@@ -155,9 +196,8 @@ class _Cropper:
             return atom if bare else self.part(atom, window, shape)
         source = self.whole[atom]
         if window != self.windows[atom]:
-            inner = functools.partial(_inner, window=window, of=self.windows[atom])
-            source = self.emit(eqn, inner, [source], self.part(atom, window))
-        if sums and _leaves(window, atom.shape, self.target):
+            source = self.move(eqn, atom, window)
+        if sums and leaves(window, atom.shape, self.counts):
             mask = Var(source.shape, source.dtype, False)
             self.masks[mask] = window, atom.shape
             source = self.emit(eqn, lax.mul, [source, mask], self.part(atom, window))
@@ -166,8 +206,18 @@ class _Cropper:
         bent = functools.partial(lax.reshape, new_sizes=shape)
         return self.emit(eqn, bent, [source], self.part(atom, window, shape))
 
+    def move(self, eqn: Equation, atom: Var, window: Window) -> Var:
+        """Another window of a value than the one that there is."""
+        of, starts = self.windows[atom], []
+        for span, kept in zip(of, window, strict=True):
+            if span.axis != kept.axis:
+                starts.append(Var((), jnp.int32, False))
+                self.starts[starts[-1]] = span
+        fn = functools.partial(moved, window=window, of=of)
+        return self.emit(eqn, fn, [self.whole[atom], *starts], self.part(atom, window))
+
     def part(self, atom: Atom, window: Window | None, shape=None) -> Var:
-        shape = shape_of(atom) if window is None else _long(window) if shape is None else shape
+        shape = shape_of(atom) if window is None else long(window) if shape is None else shape
         new = Var(shape, _dtype(atom), atom.uncertain)
         self.parts[new] = atom, window
         return new
@@ -187,79 +237,11 @@ class _Cropper:
         return out
 
 
-def _size(window: Window) -> int:
-    return math.prod(sizes(window))
-
-
-def _long(window: Window) -> tuple[int, ...]:
-    return tuple(n for n in sizes(window) if n != 1)
-
-
 def _kept(window: Window | None, short: Sequence[bool]) -> tuple[int, ...]:
     """The lengths of a window, or of one with as many axes, without those that are short."""
     lengths = sizes(window or ())
     same = len(lengths) == len(short)
     return tuple(n for i, n in enumerate(lengths) if not (same and short[i]))
-
-
-def _inner(x, window: Window, of: Window):
-    """A window out of the values of a larger one."""
-    start = [a.offset - b.offset for a, b in zip(window, of, strict=True)]
-    stop = [i + span.size for i, span in zip(start, window, strict=True)]
-    return lax.reshape(lax.slice(lax.reshape(x, sizes(of)), start, stop), _long(window))
-
-
-def _lost(a: Window, b: Window) -> Lost:
-    """The axes along which two windows of one value do not move together."""
-    return axes_of(
-        [s for pair in zip(a, b, strict=True) if pair[0][:2] != pair[1][:2] for s in pair]
-    )
-
-
-def _union(a: Window, b: Window) -> Window:
-    spans = []
-    for one, two in zip(a, b, strict=True):
-        start = min(one.offset, two.offset)
-        stop = max(one.offset + one.size, two.offset + two.size)
-        spans.append(Span(one.axis, one.stride, start, stop - start))
-    return tuple(spans)
-
-
-def _leaves(window: Window, shape: Sequence[int], target: Sequence[int]) -> bool:
-    """Whether a window leaves a value of this shape at some position."""
-    for span, n in zip(window, shape, strict=True):
-        last = 0 if span.axis is None else span.stride * (target[span.axis] - 1)
-        if span.offset < 0 or last + span.offset + span.size > n:
-            return True
-    return False
-
-
-def _cut(value, window: Window | None, shape, place):
-    """A window of an array, an `Interval` or an `LpBall`; beyond the edge, the edge again."""
-    cut = functools.partial(_cut, window=window, shape=shape, place=place)
-    if isinstance(value, Interval):
-        return Interval(cut(value.lower), cut(value.upper))
-    if isinstance(value, LpBall):
-        return dataclasses.replace(value, center=cut(value.center))
-    if window is None:
-        return value
-    for axis, span in enumerate(window):
-        if span.axis is not None:
-            first = span.stride * place[span.axis] + span.offset
-            inside = jnp.clip(first + jnp.arange(span.size), 0, value.shape[axis] - 1)
-            value = jnp.take(value, inside, axis, mode="clip")
-    return jnp.reshape(value, shape)
-
-
-def _inside(window: Window, shape: Sequence[int], place):
-    """Which elements of a window lie in a value of this shape."""
-    inside = jnp.ones(sizes(window), bool)
-    for axis, (span, n) in enumerate(zip(window, shape, strict=True)):
-        if span.axis is not None:
-            first = span.stride * place[span.axis] + span.offset
-            at = first + lax.broadcasted_iota(int, inside.shape, axis)
-            inside &= (at >= 0) & (at < n)
-    return inside
 
 
 def _dtype(atom: Atom):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxbound._arithmetic import ends
-from jaxbound._chunks import map_chunks
+from jaxbound._chunks import add_chunks, map_chunks
+from jaxbound._cones import cone
+from jaxbound._crop import Crop
 from jaxbound._graph import trace_flat
 from jaxbound._interval import Interval, Region, outward, part_of
 from jaxbound._interval_rules import interval_rules
-from jaxbound._linear import added, shares, support, supported
+from jaxbound._linear import merged, shares, support, supported
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Equation, Graph, Var, read
 from jaxbound._relaxations import Relaxation
@@ -51,55 +53,75 @@ def seeds(inputs: dict[Var, Region], directions) -> dict[Var, Affine]:
     start, found = 0, {}
     for var in inputs:
         coeffs = jax.nn.one_hot(directions - start, var.size, dtype=var.dtype)
-        coeffs, offset = coeffs.reshape(-1, *var.shape), jnp.zeros(var.shape, var.dtype)
-        found[var] = Affine(Interval(coeffs, coeffs), Interval(offset, offset))
+        found[var] = _linear(coeffs.reshape(-1, *var.shape))
         start += var.size
     return found
 
 
-class Forward:
-    """The linear bounds of every variable of a graph, by walks up for a few elements of the inputs at a time.
+def _linear(coeffs) -> Affine:
+    offset = jnp.zeros(coeffs.shape[1:], coeffs.dtype)
+    return Affine(Interval(coeffs, coeffs), Interval(offset, offset))
 
-    ``env`` and ``relax`` as for `linear_walk`; ``at_once`` elements.
+
+class Forward:
+    """The linear bounds of every variable of a graph.
+
+    By walks up for a few elements of the inputs at a time, anew for every variable; in a
+    convolutional net by blocks of them, through the windows that these reach.
+
+    Args:
+      graph, regions, env: as of `Walk`.
+      relaxing: the relaxations on the intervals of an environment.
+      at_once: how many elements of the inputs, for a graph.
+      kept: up to how many all coefficients of all variables are kept.
     """
 
-    def __init__(self, graph: Graph, regions: dict[Var, Region], env, relax, at_once: int):
-        self.regions, self.at_once = regions, at_once
+    def __init__(self, graph: Graph, regions: dict[Var, Region], env, *, relaxing, at_once, kept):
+        self.graph, self.regions, self.env = graph, regions, env
+        self.relaxing, self.at_once = relaxing, at_once
         self.total = sum(var.size for var in regions)
+        self.whole = self.total <= kept
+        relax = relaxing(env)
         self._walk = lambda directions: linear_walk(graph, seeds(regions, directions), env, relax)
-        self._all = self._walk(jnp.arange(self.total if self.whole else 0))
-
-    @property
-    def whole(self) -> bool:
-        return self.total <= self.at_once
+        self._all, self._none = (self._walk(jnp.arange(n)) for n in (self.total, 0))
+        self.cone = functools.cache(functools.partial(cone, graph))
 
     def linear(self, var: Var) -> Affine:
         """With all coefficients."""
-        if self.whole:
+        reached = self.cone(var)
+        if reached is None and self.whole:
             return self._all(var)
-        offset = self._all(var).offset  # first: makes the relaxations outside of the loop
-        some = lambda directions: ends(self._walk(directions)(var).coeffs)
-        return Affine(Interval(*map_chunks(some, self.at_once, self.total)), offset)
+        offset = self._none(var).offset  # first: makes the relaxations outside of the loop
+        if reached is None:
+            some = lambda directions: ends(self._walk(directions)(var).coeffs)
+            low, high = map_chunks(some, self.at_once(self.graph), self.total)
+        else:
+            low, high = self._from_blocks(reached)
+        return Affine(Interval(low, high), offset)
 
     def interval(self, var: Var) -> Interval:
         """``lower <= value <= upper`` for inputs in the regions."""
-        if self.whole:
-            return self._all(var).interval(list(self.regions.values()))
-        regions, offset = list(self.regions.values()), self._all(var).offset  # first, too
-        first, *starts = range(0, self.total, self.at_once)
+        regions, reached = list(self.regions.values()), self.cone(var)
+        if reached is None and self.whole:
+            return self._all(var).interval(regions)
+        offset = self._none(var).offset  # first, too
+        if reached is None:
+            some = functools.partial(self._shares, var)
+            at_once, count = self.at_once(self.graph), self.total
+        else:
+            some = functools.partial(self._shares_of_blocks, reached)
+            at_once, count = self._blocks_at_once(reached), math.prod(reached.counts)
 
-        def add(so_far, start):
-            found = self._shares(var, start)
-            sums = [list(map(added, regions, *pair)) for pair in zip(so_far, found, strict=True)]
-            return sums, None
+        def add(*pair):
+            both = jax.tree.map(lambda *found: jnp.stack(found), *pair)
+            return [list(map(merged, regions, side)) for side in both]
 
-        sums, _ = lax.scan(add, self._shares(var, first), jnp.array(starts))
+        sums = add_chunks(some, add, at_once, count)
         low, high = (sum(map(supported, regions, side)) for side in sums)
         return outward(offset.lower - low, offset.upper + high)
 
-    def _shares(self, var: Var, start):
-        """What the elements from ``start`` on add to the supports of both ends, per region."""
-        directions = start + jnp.arange(self.at_once)
+    def _shares(self, var: Var, directions):
+        """What some elements add to the supports of both ends, per region."""
         low, high = ends(self._walk(directions)(var).coeffs)
         found, first = [], 0
         for region in self.regions.values():
@@ -111,6 +133,42 @@ class Forward:
             found.append([[x.reshape(var.shape) for x in shares(part, c, 0)] for c in sides])
             first += size
         return list(map(list, zip(*found, strict=True)))
+
+    # ------------------------------------------------------------ in blocks
+
+    def _blocks_at_once(self, reached: Crop) -> int:
+        return max(1, self.at_once(reached.graph) // reached.graph.inputs[0].size)
+
+    def _of_block(self, reached: Crop, index):
+        """The block's place and region, and the coefficients of the target's window; beyond the blocks, 0."""
+        place = jnp.unravel_index(index, reached.counts)
+        env, regions = reached.at(place, self.env, self.regions)
+        ((source, region),) = regions.items()
+        inside = reached.inside(source, place) & (index < math.prod(reached.counts))
+        seed = jnp.diag(inside.ravel().astype(source.dtype)).reshape(-1, *source.shape)
+        walk = linear_walk(reached.graph, {source: _linear(seed)}, env, self.relaxing(env))
+        return place, region, ends(walk(reached.target).coeffs)
+
+    def _shares_of_blocks(self, reached: Crop, indices):
+        def some(index):
+            place, region, (low, high) = self._of_block(reached, index)
+            part = part_of(region, jnp.arange(math.prod(region.shape)))
+            sides = (shares(part, c.reshape(len(c), -1), 0) for c in (-low, high))
+            return [[[reached.embedded(x[None], place)[0] for x in side]] for side in sides]
+
+        (region,) = self.regions.values()
+        return [[merged(region, side[0])] for side in jax.vmap(some)(indices)]
+
+    def _from_blocks(self, reached: Crop):
+        """All coefficients."""
+
+        def some(index):
+            place, _, sides = self._of_block(reached, index)
+            return tuple(reached.embedded(c, place) for c in sides)
+
+        count = math.prod(reached.counts)
+        found = map_chunks(jax.vmap(some), self._blocks_at_once(reached), count)
+        return tuple(map(reached.by_elements, found))
 
 
 def linear_walk(

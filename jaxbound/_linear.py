@@ -88,11 +88,11 @@ def shares(region: Region, coeffs, axis: int = -1) -> list[Any]:
     return [weigh(coeffs, region.upper, region.lower, axis)]
 
 
-def added(region: Region, some: list[Any], more: list[Any]) -> list[Any]:
-    """The shares of both."""
-    total = [some[0] + more[0]]
+def merged(region: Region, found: list[Any]) -> list[Any]:
+    """The shares of all along a leading axis."""
+    total = [found[0].sum(0)]
     if isinstance(region, LpBall):
-        total.append(_norm(jnp.stack([some[1], more[1]]), _dual(region.p), 0))
+        total.append(_norm(found[1], _dual(region.p), 0))
     return total
 
 

@@ -18,8 +18,10 @@ from jaxbound._exactness import affine_ends, nonlinear_before
 from jaxbound._forward import Forward
 from jaxbound._interval import Interval, Region, outward
 from jaxbound._linear import LinearBounds, once, support, weigh
+from jaxbound._places import joined
 from jaxbound._program import Equation, Graph, Var, read
 from jaxbound._relaxations import Relaxation, constant_relaxation, relaxations
+from jaxbound._windows import sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,17 +39,7 @@ class Walk:
     @functools.cached_property
     def relax(self) -> Callable[[Equation], Relaxation]:
         """The relaxation of an equation on the intervals of ``env``, made once."""
-
-        @functools.cache
-        def relax(eqn: Equation) -> Relaxation:
-            image = [self.env[out] for out in eqn.outputs]
-            rule = relaxations.get(eqn.primitive)
-            if self.kind == "constant" or rule is None or not image[0].lower.size:
-                return constant_relaxation(image)
-            operands = (read(self.env, atom) for atom in eqn.inputs)
-            return rule(*operands, image=image[0], kind=self.kind, **eqn.params)
-
-        return relax
+        return relaxing(self.env, self.kind)
 
     def rows_at_once(self, graph: Graph) -> int:
         return self.chunk_size or rows_at_once(graph, self.examples)
@@ -55,11 +47,25 @@ class Walk:
     @functools.cached_property
     def forward(self) -> Forward:
         """The forward linear bounds of its variables."""
-        at_once = self.rows_at_once(self.graph)
-        total = sum(var.size for var in self.regions)
-        if self.chunk_size is None and total <= KEPT_CHUNKS * at_once:
-            at_once = total
-        return Forward(self.graph, self.regions, self.env, self.relax, at_once)
+        kept = self.rows_at_once(self.graph) * (1 if self.chunk_size else KEPT_CHUNKS)
+        relaxations = functools.partial(relaxing, kind=self.kind)
+        options = {"relaxing": relaxations, "at_once": self.rows_at_once, "kept": kept}
+        return Forward(self.graph, self.regions, self.env, **options)
+
+
+def relaxing(env: dict[Var, Any], kind: str) -> Callable[[Equation], Relaxation]:
+    """The relaxation of an equation on the intervals of ``env``, made once."""
+
+    @functools.cache
+    def relax(eqn: Equation) -> Relaxation:
+        image = [env[out] for out in eqn.outputs]
+        rule = relaxations.get(eqn.primitive)
+        if kind == "constant" or rule is None or not image[0].lower.size:
+            return constant_relaxation(image)
+        operands = (read(env, atom) for atom in eqn.inputs)
+        return rule(*operands, image=image[0], kind=kind, **eqn.params)
+
+    return relax
 
 
 # Affine lower bounds: the regions they run over, their coefficients [K, *region.shape] and the offset [K].
@@ -193,12 +199,13 @@ def by_windows(walk: Walk, var: Var, both=apart) -> Ends:
     def every():
         # All rows of a place share the lines of its window.
         there = lambda place: at(place, jnp.arange(target.size))
-        return found.everywhere(there, max(1, limit // target.size))
+        ends = found.everywhere(there, max(1, limit // target.size))
+        return tuple(joined(end, found.counts, sizes(found.window)) for end in ends)
 
     def some(indices):
         def one(i):
             place = jnp.unravel_index(i, var.shape)
-            flat = jnp.ravel_multi_index(place, found.block, mode="wrap")
+            flat = jnp.ravel_multi_index(place, sizes(found.window), mode="wrap")
             return jax.tree.map(jnp.squeeze, at(place, flat[None]))
 
         return map_chunks(lambda i: jax.vmap(one)(indices[i]), limit, len(indices))

@@ -52,6 +52,35 @@ def axes_of(window: Sequence[Span]) -> Lost:
     return {span.axis for span in window if span.axis is not None}
 
 
+def long(window: Window) -> tuple[int, ...]:
+    return tuple(n for n in sizes(window) if n != 1)
+
+
+def union(a: Window, b: Window) -> Window:
+    spans = []
+    for one, two in zip(a, b, strict=True):
+        start = min(one.offset, two.offset)
+        stop = max(one.offset + one.size, two.offset + two.size)
+        spans.append(Span(one.axis, one.stride, start, stop - start))
+    return tuple(spans)
+
+
+def apart(a: Window, b: Window) -> Lost:
+    """The axes along which two windows of one value do not move together."""
+    return axes_of(
+        [s for pair in zip(a, b, strict=True) if pair[0][:2] != pair[1][:2] for s in pair]
+    )
+
+
+def leaves(window: Window, shape: Sequence[int], counts: Sequence[int]) -> bool:
+    """Whether a window leaves a value of this shape at some place."""
+    for span, n in zip(window, shape, strict=True):
+        last = 0 if span.axis is None else span.stride * (counts[span.axis] - 1)
+        if span.offset < 0 or last + span.offset + span.size > n:
+            return True
+    return False
+
+
 # ---------------------------------------------------------------- what a window of an output needs
 
 

@@ -5,9 +5,12 @@ import os
 import shutil
 import tempfile
 
-# Before JAX starts its backend: compilation dominates, so workers gain nothing from XLA's threads.
+# Before JAX starts its backend: compilation dominates, so workers gain nothing from XLA's threads, nor
+# from code that LLVM has optimised.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    "XLA_FLAGS",
+    "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    " --xla_backend_optimization_level=0",
 )
 os.environ.setdefault("MPLBACKEND", "agg")
 # Functions that differ in name alone compile once. The workers and the programs that tests start share it.

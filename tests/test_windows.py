@@ -11,7 +11,9 @@ import pytest
 from oracle import assert_contains, jitted, precision, samples, values
 
 import jaxbound as jb
+from jaxbound import _forward as forward
 from jaxbound import _rows as rows
+from jaxbound._cones import cone
 from jaxbound._ibp import relaxed_operands
 
 IMAGE = (12, 12, 2)
@@ -102,6 +104,44 @@ def test_windows_are_found(name):
     fn, count = network(name)
     graph = jb.trace(fn, image())
     assert sum(rows.crop(graph, var) is not None for var in relaxed_operands(graph)) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "region"),
+    [*((n, "box") for n in ("stride", "groups", "maximum", "dense", "clip", "shortcut")), ("residual", "l2 ball")],
+)  # fmt: skip
+def test_blocks_of_pixels_give_the_same_forward_bounds(name, region, monkeypatch):
+    """By the windows that they reach, and by all pixels at once."""
+
+    def bounds(box):
+        found = (
+            method(fn, box, method=jb.lbp) for method in (jb.intermediate_bounds, jb.linear_bounds)
+        )
+        return tuple(found)
+
+    with precision("float64"):
+        (fn, _), box = network(name), REGIONS[region]()
+        reached = []
+        monkeypatch.setattr(
+            forward, "cone", lambda *where: reached.append(cone(*where)) or reached[-1]
+        )
+        by_block = jitted(bounds)(box)
+        monkeypatch.setattr(forward, "cone", lambda *where: None)
+        at_once = jitted(bounds)(box)
+    assert any(found is not None for found in reached)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-12), by_block, at_once)
+
+
+@pytest.mark.parametrize(("fn", "found"), [
+    (lambda x: jax.nn.relu(x.reshape(-1) @ jnp.ones((x.size, 3))), False),
+    (lambda x: jax.nn.relu(x + x.mean()), False),
+    (lambda x: jax.nn.relu(x.sum((1, 2))), True),  # rows of the image
+    (lambda x: jax.nn.relu(nn.avg_pool(x, (2, 2), (2, 2))).sum(), True),
+])  # fmt: skip
+def test_where_pixels_reach_little(fn, found):
+    graph = jb.trace(fn, image())
+    (output,) = graph.outputs
+    assert (cone(graph, output) is not None) == found
 
 
 @pytest.mark.parametrize("options", [{"chunk_size": 7}, {"chunk_size": 10_000}])
