@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,10 @@ def rows_at_once(graph: Graph, examples: int) -> int:
 
 def map_chunks(fn: Callable[[Any], Any], limit: int, count: int):
     """``fn(indices [C])`` for the indices below ``count``, at most ``limit`` at a time; leaves ``[count, ...]``."""
-    chunks = max(1, math.ceil(count / limit))
+    if not count:
+        one = jax.eval_shape(fn, jnp.arange(1))
+        return jax.tree.map(lambda of: jnp.zeros((0, *of.shape[1:]), of.dtype), one)
+    chunks = math.ceil(count / limit)
     chunk = math.ceil(count / chunks)
     if chunks == 1:
         return fn(jnp.arange(chunk))
@@ -58,6 +62,26 @@ def add_chunks(fn: Callable[[Any], Any], add: Callable[[Any, Any], Any], limit: 
     nothing = jax.tree.map(lambda of: jnp.zeros(of.shape, of.dtype), nothing)
     step = lambda total, start: (add(total, fn(start + jnp.arange(chunk))), None)
     return lax.scan(step, nothing, chunk * jnp.arange(chunks))[0]
+
+
+def check_fits(what: str, elements: int, dtype, instead: str) -> None:
+    """Raises MemoryError before more is allocated than the device has."""
+    need, have = elements * jnp.dtype(dtype).itemsize, _memory()
+    if need > have:
+        raise MemoryError(
+            f"{what} take {need / 2**30:,.1f} GiB, but the device has {have / 2**30:,.1f} GiB: {instead}"
+        )
+
+
+def _memory() -> float:
+    """Bytes of the device, where it can be known."""
+    found = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in found:
+        return found["bytes_limit"]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 class _Sizes(list[int]):

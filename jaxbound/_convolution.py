@@ -187,7 +187,7 @@ def _by_taps(rows, kernel, window: Window):
 
     at_once = max(1, TAP_ELEMENTS // (math.prod(places) * kernel.size // kernel.shape[-1]))
     chunks = next(
-        n for n in range(1, len(rows) + 1) if len(rows) <= n * at_once and not len(rows) % n
+        n for n in range(1, len(rows) + 2) if len(rows) <= n * at_once and not len(rows) % n
     )
     if chunks == 1:
         return jax.vmap(walk)(rows)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbound._arithmetic import ends
-from jaxbound._chunks import add_chunks, map_chunks
+from jaxbound._chunks import add_chunks, check_fits, map_chunks
 from jaxbound._cones import cone
 from jaxbound._crop import Crop
 from jaxbound._graph import trace_flat
@@ -74,11 +74,14 @@ class Forward:
       relaxing: the relaxations on the intervals of an environment.
       at_once: how many elements of the inputs, for a graph.
       kept: up to how many all coefficients of all variables are kept.
+      examples: of the batch, side by side.
     """
 
-    def __init__(self, graph: Graph, regions: dict[Var, Region], env, *, relaxing, at_once, kept):
+    def __init__(
+        self, graph: Graph, regions: dict[Var, Region], env, *, relaxing, at_once, kept, examples
+    ):
         self.graph, self.regions, self.env = graph, regions, env
-        self.relaxing, self.at_once = relaxing, at_once
+        self.relaxing, self.at_once, self.examples = relaxing, at_once, examples
         self.total = sum(var.size for var in regions)
         self.whole = self.total <= kept
         relax = relaxing(env)
@@ -91,6 +94,12 @@ class Forward:
         reached = self.cone(var)
         if reached is None and self.whole:
             return self._all(var)
+        check_fits(
+            f"forward linear bounds of {var.size} values, {self.total} coefficients each, lower and upper,",
+            2 * self.total * var.size * self.examples,
+            var.dtype,
+            "bound fewer outputs, or by a method without them (jb.crown_ibp, jb.crown)",
+        )
         offset = self._none(var).offset  # first: makes the relaxations outside of the loop
         if reached is None:
             some = lambda directions: ends(self._walk(directions)(var).coeffs)

@@ -198,6 +198,7 @@ def linear_bounds(fn, *args, method=crown, **options):
 
     Raises:
       ValueError: the method has no linear bounds. Else as the method.
+      MemoryError: the device cannot hold all coefficients.
 
     Example:
       >>> import jax, jax.numpy as jnp

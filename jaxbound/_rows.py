@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxbound._arithmetic import ends as ends_of
 from jaxbound._backward import Rows, unit_rows, walk_back
-from jaxbound._chunks import KEPT_CHUNKS, map_chunks, rows_at_once
+from jaxbound._chunks import KEPT_CHUNKS, check_fits, map_chunks, rows_at_once
 from jaxbound._crop import crop
 from jaxbound._exactness import affine_ends, nonlinear_before
 from jaxbound._forward import Forward
@@ -48,9 +48,15 @@ class Walk:
     def forward(self) -> Forward:
         """The forward linear bounds of its variables."""
         kept = self.rows_at_once(self.graph) * (1 if self.chunk_size else KEPT_CHUNKS)
-        relaxations = functools.partial(relaxing, kind=self.kind)
-        options = {"relaxing": relaxations, "at_once": self.rows_at_once, "kept": kept}
-        return Forward(self.graph, self.regions, self.env, **options)
+        return Forward(
+            self.graph,
+            self.regions,
+            self.env,
+            relaxing=functools.partial(relaxing, kind=self.kind),
+            at_once=self.rows_at_once,
+            kept=kept,
+            examples=self.examples,
+        )
 
 
 def relaxing(env: dict[Var, Any], kind: str) -> Callable[[Equation], Relaxation]:
@@ -220,6 +226,13 @@ def concretized(ends: Ends, var: Var) -> Interval:
 
 def linear_bounds_of(kind: Callable[..., Finish], walk: Walk, var: Var) -> LinearBounds:
     """The linear bounds of ``var`` with respect to the inputs."""
+    inputs = sum(v.size for v in walk.regions)
+    check_fits(
+        f"linear bounds of {var.size} outputs, {inputs} coefficients each, lower and upper,",
+        2 * inputs * var.size * walk.examples,
+        var.dtype,
+        "bound fewer outputs, or their intervals alone (jb.crown, jb.crown_ibp), which need no such table",
+    )
     finish = kind(walk, var)
 
     def some(rows):

@@ -237,6 +237,15 @@ def test_forward_bounds_in_chunks(p):
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-10), chunks, whole)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_outputs_without_elements(method):
+    kernel = jnp.ones((3, 2, 2, 2))
+    fn = lambda x: jax.nn.relu(convolve(jax.nn.relu(x), kernel, {})).reshape(-1)[:0]
+    assert jax.jit(functools.partial(method, fn))(
+        jb.linf_ball(jnp.ones((1, 2, 4, 4)), 0.1)
+    ).shape == (0,)
+
+
 def test_examples_are_counted():
     seen = []
 
