@@ -29,7 +29,7 @@ LAYERS = [
     {"_interval_rules", "_linear_rules", "_relaxations"},
     {"_errors", "_exactness", "_windows", "_chunks"},
     {"_crop"},
-    {"_ibp", "_forward", "_backward"},
+    {"_ibp", "_forward", "_backward", "_single_prop"},
     {"_rows"},
     {"_strategies"},
     {"_call"},

@@ -70,6 +70,21 @@ def kappa(eps: jax.typing.ArrayLike, eps_max: float, final: float = 0.5) -> jax.
     return _fade(eps, eps_max, final)
 
 
+def adaptive_kappa(
+    clean: jax.typing.ArrayLike, robust: jax.typing.ArrayLike, gamma: float = 10.0
+) -> jax.Array:
+    """Weight of the clean loss by both losses on held-out data: `robust / (robust + gamma * clean)`.
+
+    1 in the first epoch; afterwards by the mean losses at the current radius (arXiv:2102.01208).
+
+    >>> float(adaptive_kappa(0.1, 3.0))
+    0.75
+    """
+    clean, robust = jnp.asarray(clean), jnp.asarray(robust)
+    total = robust + gamma * clean
+    return jnp.where(total > 0, robust / jnp.where(total > 0, total, 1), 1)
+
+
 def beta(eps: jax.typing.ArrayLike, eps_max: float, final: float = 0.0) -> jax.Array:
     """Weight of CROWN-IBP against IBP: 1 at `eps = 0`, `final` at `eps_max` (arXiv:1906.06316).
 
