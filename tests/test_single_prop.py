@@ -27,8 +27,8 @@ GOLDEN = [
 def test_golden_radii(kind, second, out):
     with precision("float64"):
         x, relu = jnp.array([0.6, 0.4]), ACTIVATIONS["relu"]
-        first = jb.single_prop(lambda x: hidden(x, relu), x, 0.2, relaxation=kind)
-        last = jb.single_prop(lambda x: net(x, relu), x, 0.2, relaxation=kind)
+        prop = lambda fn: jax.jit(lambda x: jb.single_prop(fn, x, 0.2, relaxation=kind))(x)
+        first, last = prop(lambda x: hidden(x, relu)), prop(lambda x: net(x, relu))
     np.testing.assert_allclose(first.value, (0.15, 0.1, 0), atol=1e-9)
     np.testing.assert_allclose(first.radius, second, atol=1e-5)
     np.testing.assert_allclose(last.value, (0.1, -0.025), atol=1e-9)
@@ -44,7 +44,8 @@ def test_golden_radii_of_the_crown_map():
         return W3 @ relu(hidden(x, relu) - jnp.array([0, 0, 0.05])) + b3
 
     with precision("float64"):
-        found = jb.single_prop(moved, jnp.array([0.6, 0.4]), 0.2, relaxation="adaptive")
+        prop = jax.jit(lambda x: jb.single_prop(moved, x, 0.2, relaxation="adaptive"))
+        found = prop(jnp.array([0.6, 0.4]))
     np.testing.assert_allclose(found.radius, (1.4125, 1.2125), atol=1e-9)
 
 
@@ -64,14 +65,10 @@ def test_maps_of_the_paper(kind):
     z, v = rng.normal(size=200), rng.uniform(0.01, 2, 200)
     z[:2], v[:2] = [1, -1], 1  # where unstable begins
     with precision("float64"):
-        found = jb.single_prop(jax.nn.relu, jnp.asarray(z), jnp.asarray(v), relaxation=kind)
-        leaky = functools.partial(jax.nn.leaky_relu, negative_slope=0.0)
-        again = jb.single_prop(leaky, jnp.asarray(z), jnp.asarray(v), relaxation=kind)
-        ramp = jb.single_prop(
-            lambda z: jb.param_ramp(z, 1e3), jnp.asarray(z), jnp.asarray(v), relaxation=kind
-        )
-    for radius in (found.radius, again.radius, ramp.radius):
-        np.testing.assert_allclose(radius, paper_map(z, v, kind), atol=1e-12)
+        for act in (jax.nn.relu, lambda z: jb.param_ramp(z, 1e3)):
+            prop = jax.jit(lambda z, v, act=act: jb.single_prop(act, z, v, relaxation=kind))
+            found = prop(jnp.asarray(z), jnp.asarray(v))
+            np.testing.assert_allclose(found.radius, paper_map(z, v, kind), atol=1e-12)
 
 
 def test_other_functions_by_their_image():
@@ -80,7 +77,8 @@ def test_other_functions_by_their_image():
     def both(x):
         return jnp.tanh(x), x**2 - 3.0, jnp.where(x > 0, x, 10.0), jnp.ones(3)
 
-    (tanh, square, choice, known), radius = jb.single_prop(both, x, r, relaxation="parallel")
+    prop = jax.jit(lambda x, r: jb.single_prop(both, x, r, relaxation="parallel"))
+    (tanh, square, choice, known), radius = prop(x, r)
     np.testing.assert_allclose(radius[0], (jnp.tanh(x + r) - jnp.tanh(x - r)) / 2, rtol=1e-5)
     np.testing.assert_allclose(radius[1], [1.5**2 / 2, (2.25**2 - 1.75**2) / 2], rtol=1e-5)
     np.testing.assert_allclose(radius[2], [10.5 / 2, 0], rtol=1e-5)  # from -.5 to 10

@@ -14,4 +14,5 @@ from jaxbound.training._schedules import adaptive_kappa as adaptive_kappa
 from jaxbound.training._schedules import beta as beta
 from jaxbound.training._schedules import kappa as kappa
 from jaxbound.training._schedules import linear_eps as linear_eps
+from jaxbound.training._schedules import linear_eta as linear_eta
 from jaxbound.training._schedules import smoothed_eps as smoothed_eps

@@ -56,6 +56,18 @@ def smoothed_eps(
     return schedule
 
 
+def linear_eta(start: int, end: int, eta: float = 0.01) -> optax.Schedule:
+    """ParamRamp's outer slope: `eta` until step `start`, then linearly to 0 at step `end` (arXiv:2104.00447).
+
+    A constant slope is `optax.constant_schedule`.
+
+    >>> float(linear_eta(100, 200)(150))
+    0.004999999888241291
+    """
+    _check_steps(start, end)
+    return optax.linear_schedule(eta, 0.0, end - start, start)
+
+
 def _check_steps(start: int, end: int) -> None:
     if not 0 <= start < end:
         raise ValueError(f"a schedule needs 0 <= start < end, not start={start}, end={end}")
