@@ -13,6 +13,7 @@ from test_golden import ACTIVATIONS, net
 import jaxbound as jb
 from jaxbound import networks, training
 
+
 def cross_entropy(fn, label):
     return lambda x: optax.softmax_cross_entropy_with_integer_labels(fn(x), label)
 
