@@ -22,6 +22,8 @@ from jaxbound._primitives import param_ramp as param_ramp
 from jaxbound._program import Graph as Graph
 from jaxbound._relaxations import Relaxation as Relaxation
 from jaxbound._relaxations import register_relaxation as register_relaxation
+from jaxbound._single_prop import Propagated as Propagated
+from jaxbound._single_prop import single_prop as single_prop
 from jaxbound._specification import margins as margins
 from jaxbound._specification import verified as verified
 

@@ -73,21 +73,30 @@ def div(x, y, **_):
     return mul(x, lax.div(jnp.ones_like(y), y))
 
 
-def bilinear(primitive):
-    """``c +- (|W| r)``; with two uncertain operands ``|Wc| r + rW (|c| + r)`` (Rump)."""
+def bilinear(primitive, radius):
+    """The product of the centres, ``+- radius(x, y)``."""
 
     def bound(x, y, **params):
+        center = primitive.bind(_midpoint(x)[0], _midpoint(y)[0], **params)
+        r = radius(x, y, **params)
+        return Interval(center - r, center + r)
+
+    return bound
+
+
+def bilinear_radius(primitive):
+    """``|W| r``; with two uncertain operands ``|Wc| r + rW (|c| + r)`` (Rump)."""
+
+    def radius(x, y, **params):
         (xc, xr), (yc, yr) = _midpoint(x), _midpoint(y)
-        center = primitive.bind(xc, yc, **params)
         terms = []
         if xr is not None:
             terms.append(primitive.bind(xr, jnp.abs(yc), **params))
         if yr is not None:
             terms.append(primitive.bind(jnp.abs(xc) + (0 if xr is None else xr), yr, **params))
-        radius = sum(terms)
-        return Interval(center - radius, center + radius)
+        return sum(terms)
 
-    return bound
+    return radius
 
 
 def _midpoint(x):

@@ -16,7 +16,7 @@ from jaxbound._graph import trace
 from jaxbound._ibp import interval_walk, relaxed_operands
 from jaxbound._interval import Interval, check_ends, enclosing_box, intersect, is_region
 from jaxbound._program import Graph, Var, read
-from jaxbound._relaxations import KINDS
+from jaxbound._relaxations import check_kind
 from jaxbound._rows import Walk
 from jaxbound._strategies import Recipe
 
@@ -64,10 +64,7 @@ def prepare(
 
 
 def _check_options(relaxation, chunk_size) -> None:
-    if relaxation not in KINDS:
-        raise ValueError(
-            f"relaxation is {relaxation!r}; expected one of {', '.join(map(repr, KINDS))}"
-        )
+    check_kind(relaxation)
     if chunk_size is not None and not (isinstance(chunk_size, int) and chunk_size > 0):
         raise ValueError(f"chunk_size is {chunk_size!r}; expected a positive integer or None")
 

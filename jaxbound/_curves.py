@@ -98,7 +98,9 @@ def two_kinks(fn: Function, l, u, low, high, outer, kind: str) -> Lines:
     to_right = (kind != "tight") & (u - low > low - l)
     to_left = (kind != "tight") & (u - high <= high - l)
     below = jnp.where(to_right, jnp.where(crosses_high, _slope(fn, low, u), 1.0), outer)
-    above = jnp.where(to_left, jnp.where(crosses_low, _slope(fn, l, high), 1.0), outer)
+    # A right kink beyond u, infinite perhaps, must not enter the gradient.
+    inside = jnp.where(crosses_high, high, u)
+    above = jnp.where(to_left, jnp.where(crosses_low, _slope(fn, l, inside), 1.0), outer)
     lower = jnp.where(crosses_low, below, jnp.where(crosses_high, across, stable))
     upper = jnp.where(crosses_high, above, jnp.where(crosses_low, across, stable))
     return piecewise_linear(

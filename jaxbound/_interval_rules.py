@@ -18,10 +18,17 @@ from jaxbound._interval import Interval
 
 
 class IntervalRule(NamedTuple):
-    """``bound(*operands, **params)``; ``operands`` are the positions that may be uncertain (None: all)."""
+    """What a primitive does to intervals.
+
+    Attributes:
+      bound: ``bound(*operands, **params)``.
+      operands: the positions that may be uncertain (None: all).
+      radius: optional ``radius(*operands, **params)``: half the width of the bound, where that costs less.
+    """
 
     bound: Callable[..., Any]
     operands: Sequence[int] | None = None
+    radius: Callable[..., Any] | None = None
 
     def accepts(self, uncertain: Sequence[bool]) -> bool:
         return self.operands is None or all(
@@ -106,9 +113,10 @@ interval_rules |= {
     jp.rsqrt_p: IntervalRule(arithmetic.rsqrt),
     jp.mul_p: IntervalRule(arithmetic.mul),
     jp.div_p: IntervalRule(arithmetic.div, (0,)),
-    jp.dot_general_p: IntervalRule(arithmetic.bilinear(jp.dot_general_p)),
-    jp.conv_general_dilated_p: IntervalRule(arithmetic.bilinear(jp.conv_general_dilated_p)),
 }
+for _p in (jp.dot_general_p, jp.conv_general_dilated_p):
+    _radius = arithmetic.bilinear_radius(_p)
+    interval_rules[_p] = IntervalRule(arithmetic.bilinear(_p, _radius), radius=_radius)
 
 
 # ---------------------------------------------------------------- between turning points

@@ -60,7 +60,7 @@ class Activation:
         return self.variants[0](*args)
 
 
-def param_ramp(x, r, eta=0.0):
+def param_ramp(x, r, eta: jax.typing.ArrayLike = 0.0):
     """ParamRamp: ``eta * x`` below 0, ``x`` on [0, r], ``eta * (x - r) + r`` above r.
 
     Args:

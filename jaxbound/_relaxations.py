@@ -34,6 +34,16 @@ class Relaxation:
 relaxations: dict[Any, Callable[..., Relaxation]] = {}
 # Primitives that act on each element alone, and whose interval rule gives the exact image.
 elementwise: set[Any] = set()
+# Those among them made of straight pieces (maximum and minimum with a known value): ``kind`` chooses their lines.
+kinked: frozenset[Any] = frozenset(
+    {jp.abs_p, jp.max_p, jp.min_p, program.leaky_relu, program.ramp, program.clip}
+)
+
+
+def check_kind(kind: str) -> None:
+    """Raises unless ``kind`` is among `KINDS`."""
+    if kind not in KINDS:
+        raise ValueError(f"relaxation is {kind!r}; expected one of {', '.join(map(repr, KINDS))}")
 
 
 def register_relaxation(primitive):

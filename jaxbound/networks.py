@@ -13,6 +13,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxbound.networks_ramp import NNXParamRamp as NNXParamRamp
+from jaxbound.networks_ramp import ParamRamp as ParamRamp
+from jaxbound.networks_ramp import noisy_ramps as noisy_ramps
+from jaxbound.networks_ramp import project_ramps as project_ramps
+from jaxbound.networks_ramp import ramp as ramp
+from jaxbound.networks_ramp import set_eta as set_eta
+from jaxbound.networks_ramp import set_nnx_ramps as set_nnx_ramps
+from jaxbound.networks_ramp import set_ramps as set_ramps
+
 Variables = dict[str, Any]
 
 

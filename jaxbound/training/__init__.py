@@ -6,9 +6,13 @@ from jaxbound.training._evaluation import Evaluation as Evaluation
 from jaxbound.training._evaluation import evaluator as evaluator
 from jaxbound.training._losses import LossTerms as LossTerms
 from jaxbound.training._losses import crown_ibp_loss as crown_ibp_loss
+from jaxbound.training._losses import fused_crown_ibp_loss as fused_crown_ibp_loss
 from jaxbound.training._losses import ibp_loss as ibp_loss
+from jaxbound.training._losses import single_prop_loss as single_prop_loss
 from jaxbound.training._losses import worst_case_cross_entropy as worst_case_cross_entropy
+from jaxbound.training._schedules import adaptive_kappa as adaptive_kappa
 from jaxbound.training._schedules import beta as beta
 from jaxbound.training._schedules import kappa as kappa
 from jaxbound.training._schedules import linear_eps as linear_eps
+from jaxbound.training._schedules import linear_eta as linear_eta
 from jaxbound.training._schedules import smoothed_eps as smoothed_eps

@@ -15,12 +15,15 @@ Logits = Callable[[jax.Array], jax.Array]  # one example -> [classes]
 
 
 class LossTerms(NamedTuple):
-    """Both cross-entropies, the logits `[K]` and the margins' lower bounds `[K-1]`."""
+    """Both cross-entropies, the logits `[K]` and the margins' lower bounds `[K-1]`.
+
+    `lower` is None of a loss that bounds no margins: nothing is certified by it.
+    """
 
     clean: jax.Array
     robust: jax.Array
     logits: jax.Array
-    lower: jax.Array
+    lower: jax.Array | None
 
 
 def worst_case_cross_entropy(lower: jax.Array) -> jax.Array:
@@ -66,7 +69,7 @@ def ibp_loss(
       Gowal et al., arXiv:1810.12715.
     """
     lower = jb.ibp(lambda x: jb.margins(fn(x), label), box).lower
-    return _blend(fn(x), label, lower, kappa)
+    return _blend(fn(x), label, worst_case_cross_entropy(lower), lower, kappa)
 
 
 def crown_ibp_loss(
@@ -102,10 +105,92 @@ def crown_ibp_loss(
 
     crown = jb.crown_ibp(margins, box, relaxation=relaxation).lower
     lower = beta * crown + (1 - beta) * jb.ibp(margins, box).lower
-    return _blend(fn(x), label, lower, kappa)
+    return _blend(fn(x), label, worst_case_cross_entropy(lower), lower, kappa)
 
 
-def _blend(logits, label, lower, kappa) -> tuple[jax.Array, LossTerms]:
+def fused_crown_ibp_loss(
+    fn: Logits,
+    x: jax.Array,
+    label: jax.Array,
+    box: jb.Interval,
+    *,
+    kappa: jax.typing.ArrayLike = 0.5,
+    beta: jax.typing.ArrayLike = 1.0,
+    relaxation: str = "adaptive",
+) -> tuple[jax.Array, LossTerms]:
+    """`crown_ibp_loss` by one backward row, whatever the number of classes (loss fusion).
+
+    Bounds the loss itself: its second term is at least the cross-entropy at every point of `box`, but
+    says nothing of single margins. Those of its `LossTerms` are IBP's.
+
+    Args:
+      fn: one example `[...]` -> logits `[K]`.
+      x: the clean example.
+      label: its class, an integer scalar.
+      box: the inputs to be robust on.
+      kappa: weight of the clean loss.
+      beta: weight of the bound by CROWN-IBP on `exp(cross-entropy)`, against that by IBP, in [0, 1].
+      relaxation: lines of the backward walk, as in `jaxbound.crown_ibp`.
+
+    Returns:
+      The loss, and its `LossTerms`.
+
+    References:
+      Xu et al., arXiv:2002.12920.
+    """
+
+    def margins(x):
+        return jb.margins(fn(x), label)
+
+    bounds = jb.ibp(margins, box)
+    lower, upper = bounds.lower, bounds.upper
+    # exp(CE) = 1 + sum_j exp(-m_j), in units of exp(shift). On [lower, upper], exp(-m) is at most the chord
+    # exp(-lower) - slope (m - lower), so that one row, -slope . m, remains to be bounded.
+    shift = jax.lax.stop_gradient(jnp.maximum(0, -lower.min()))
+    width = jnp.where(upper > lower, upper - lower, 1)
+    highest = jnp.exp(-lower - shift)
+    slope = highest * jnp.where(upper > lower, -jnp.expm1(-width) / width, 1)
+    row = jb.crown_ibp(lambda x: -jnp.dot(slope, margins(x)), box, relaxation=relaxation).upper
+    interval = jnp.exp(-shift) + highest.sum()
+    total = beta * (interval + row + jnp.dot(slope, lower)) + (1 - beta) * interval
+    robust = jnp.log(jnp.maximum(total, jnp.finfo(total.dtype).tiny)) + shift
+    return _blend(fn(x), label, robust, lower, kappa)
+
+
+def single_prop_loss(
+    fn: Logits,
+    x: jax.Array,
+    label: jax.Array,
+    eps: jax.typing.ArrayLike,
+    *,
+    kappa: jax.typing.ArrayLike = 0.5,
+    relaxation: str = "constant",
+) -> tuple[jax.Array, LossTerms]:
+    """`kappa * CE(fn(x)) + (1 - kappa) * CE` of the logits moved by their SingleProp radii. No bound.
+
+    The label's logit moves down, the others up. A regulariser: the cross-entropy in the ball of radius
+    `eps` may exceed its second term, so `LossTerms.lower` is None. Certify with another method.
+
+    Args:
+      fn: one example `[...]` -> logits `[K]`.
+      x: the clean example.
+      label: its class, an integer scalar.
+      eps: non-negative radius in the units of `x`, against which it broadcasts; not clipped.
+      kappa: weight of the clean loss: `training.kappa` or `training.adaptive_kappa`.
+      relaxation: the radius of an activation, as in `jaxbound.single_prop`.
+
+    Returns:
+      The loss, and its `LossTerms`.
+
+    References:
+      Boopathy et al., arXiv:2102.01208.
+    """
+    logits, radius = jb.single_prop(fn, x, eps, relaxation=relaxation)
+    moved = logits + jnp.where(jnp.arange(len(logits)) == label, -radius, radius)
+    robust = optax.softmax_cross_entropy_with_integer_labels(moved, label)
+    return _blend(logits, label, robust, None, kappa)
+
+
+def _blend(logits, label, robust, lower, kappa) -> tuple[jax.Array, LossTerms]:
     clean = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    robust = worst_case_cross_entropy(lower)
     return kappa * clean + (1 - kappa) * robust, LossTerms(clean, robust, logits, lower)

@@ -56,6 +56,18 @@ def smoothed_eps(
     return schedule
 
 
+def linear_eta(start: int, end: int, eta: float = 0.01) -> optax.Schedule:
+    """ParamRamp's outer slope: `eta` until step `start`, then linearly to 0 at step `end` (arXiv:2104.00447).
+
+    A constant slope is `optax.constant_schedule`.
+
+    >>> float(linear_eta(100, 200)(150))
+    0.004999999888241291
+    """
+    _check_steps(start, end)
+    return optax.linear_schedule(eta, 0.0, end - start, start)
+
+
 def _check_steps(start: int, end: int) -> None:
     if not 0 <= start < end:
         raise ValueError(f"a schedule needs 0 <= start < end, not start={start}, end={end}")
@@ -68,6 +80,21 @@ def kappa(eps: jax.typing.ArrayLike, eps_max: float, final: float = 0.5) -> jax.
     0.75
     """
     return _fade(eps, eps_max, final)
+
+
+def adaptive_kappa(
+    clean: jax.typing.ArrayLike, robust: jax.typing.ArrayLike, gamma: float = 10.0
+) -> jax.Array:
+    """Weight of the clean loss by both losses on held-out data: `robust / (robust + gamma * clean)`.
+
+    1 in the first epoch; afterwards by the mean losses at the current radius (arXiv:2102.01208).
+
+    >>> float(adaptive_kappa(0.1, 3.0))
+    0.75
+    """
+    clean, robust = jnp.asarray(clean), jnp.asarray(robust)
+    total = robust + gamma * clean
+    return jnp.where(total > 0, robust / jnp.where(total > 0, total, 1), 1)
 
 
 def beta(eps: jax.typing.ArrayLike, eps_max: float, final: float = 0.0) -> jax.Array:
