@@ -5,6 +5,7 @@ from jaxbound.training._attack import pgd as pgd
 from jaxbound.training._evaluation import Evaluation as Evaluation
 from jaxbound.training._evaluation import evaluator as evaluator
 from jaxbound.training._losses import LossTerms as LossTerms
+from jaxbound.training._losses import adversarial_loss as adversarial_loss
 from jaxbound.training._losses import crown_ibp_loss as crown_ibp_loss
 from jaxbound.training._losses import fused_crown_ibp_loss as fused_crown_ibp_loss
 from jaxbound.training._losses import ibp_loss as ibp_loss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,8 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import jaxbound as jb
-
-Logits = Callable[[jax.Array], jax.Array]  # one example -> [classes]
+from jaxbound.training._attack import Logits, pgd
 
 
 class LossTerms(NamedTuple):
@@ -189,6 +187,41 @@ def single_prop_loss(
     moved = logits + jnp.where(jnp.arange(len(logits)) == label, -radius, radius)
     robust = optax.softmax_cross_entropy_with_integer_labels(moved, label)
     return _blend(logits, label, robust, None, kappa)
+
+
+def adversarial_loss(
+    fn: Logits,
+    x: jax.Array,
+    label: jax.Array,
+    box: jb.Interval,
+    key: jax.Array,
+    *,
+    kappa: jax.typing.ArrayLike = 0.0,
+    steps: int = 7,
+) -> tuple[jax.Array, LossTerms]:
+    """`kappa * CE(fn(x)) + (1 - kappa) * CE` at the worst point that `pgd` finds. No bound.
+
+    The second term is at most the largest cross-entropy over `box`: an attack proves nothing, so
+    `LossTerms.lower` is None.
+
+    Args:
+      fn: one example `[...]` -> logits `[K]`.
+      x: the clean example.
+      label: its class, an integer scalar.
+      box: the inputs to be robust on.
+      key: randomness of the attack's start.
+      kappa: weight of the clean loss.
+      steps: of the attack.
+
+    Returns:
+      The loss, and its `LossTerms`.
+
+    References:
+      Madry et al., arXiv:1706.06083.
+    """
+    found = jax.lax.stop_gradient(pgd(fn, box, label, key, steps=steps).x)
+    robust = optax.softmax_cross_entropy_with_integer_labels(fn(found), label)
+    return _blend(fn(x), label, robust, None, kappa)
 
 
 def _blend(logits, label, robust, lower, kappa) -> tuple[jax.Array, LossTerms]:
