@@ -88,7 +88,9 @@ def convert(model: networks.ConvNet | networks.ResNet, variables: Any, channels:
         for block in model.blocks:
             features, stride, bottleneck, groups = block
             if bottleneck or groups > 1:
-                raise ValueError(f"{block} has no counterpart here; expected two plain convolutions")
+                raise ValueError(
+                    f"{block} has no counterpart here; expected two plain convolutions"
+                )
             parts.append(Block(layers, stride, (channels, 1) != (features, stride)))
             channels = features
     parts.append(nn.Flatten())

@@ -97,8 +97,7 @@ class ResNet(nn.Module):
       activation: follows the stem, every sum, every hidden dense layer, and every convolution of a
         block but its last.
       batch_norm: normalise after every layer but the last.
-      kernel_init: of every layer but the last. What reads an activated sum is initialised with twice
-        its fan-in: sums do not grow with depth.
+      kernel_init: of every layer but the last; what reads an activated sum, with twice its fan-in.
       logits_init: of the last layer's kernel.
 
     >>> import jax, jax.numpy as jnp
