@@ -67,7 +67,7 @@ def bound_regularizers(
     layers = bounds.values()
     tightness = [_lack(radius / jnp.maximum(_mean_radius(b), 1e-12), tolerance) for b in layers]
     balance = [_imbalance(b, tolerance) for b in layers]
-    return BoundRegularizers(sum(tightness) / len(bounds), sum(balance) / len(bounds))
+    return BoundRegularizers(jnp.stack(tightness).mean(), jnp.stack(balance).mean())
 
 
 def _mean_radius(box: jb.Interval) -> jax.Array:
