@@ -139,10 +139,7 @@ def evaluator(
       0.5
     """
     batch_sizes, limits = dict(batch_sizes or {}), dict(limits or {})
-    if unknown := ({*batch_sizes, *limits} - set(methods)) or ({"union"} & set(methods)):
-        raise ValueError(
-            f"not usable as method names here: {sorted(unknown)}; methods are {sorted(methods)}"
-        )
+    _check_names(methods, {*batch_sizes, *limits})
     attack = _attacker(apply, clip, attack_steps, seed)
     bounds = {name: _bounder(apply, method, clip) for name, method in methods.items()}
     clean_margins = jax.jit(jax.vmap(lambda p, x, y: _margins(apply, p, y)(x).min(), (None, 0, 0)))
@@ -152,27 +149,38 @@ def evaluator(
 
         def over(stage, index, run):
             tell = functools.partial(progress, stage) if progress else lambda done, total: None
-            of_batch = lambda i: run(images[i], labels[i], i)
-            return _in_batches(of_batch, index, batch_sizes.get(stage, batch_size), tell)
+            size = batch_sizes.get(stage, batch_size)
+            return _in_batches(lambda i: run(images[i], labels[i], i), index, size, tell)
+
+        def attack_again(index, restart):
+            return over("pgd", index, lambda x, y, i: attack(params, x, y, eps, i, restart))
+
+        def lower_of(name, bound):
+            run = lambda x, y, i: bound(params, x, y, eps)
+            return _not_nan(over(name, every[: limits.get(name)], run), name)
 
         clean = over("clean", every, lambda x, y, i: clean_margins(params, x, y))
-        attacked = clean.copy()
-        for restart in range(attack_restarts):
-            standing = every[attacked > 0]
-            step = lambda x, y, i, restart=restart: attack(params, x, y, eps, i, restart)
-            found = over("pgd", standing, step)
-            attacked[standing] = np.minimum(attacked[standing], found)
-        lower = {
-            name: over(
-                name, every[: limits.get(name)], lambda x, y, i, of=of: of(params, x, y, eps)
-            )
-            for name, of in bounds.items()
-        }
-        for name, of_method in lower.items():
-            _check_not_nan(of_method, name)
+        attacked = _attacked(clean, attack_restarts, attack_again)
+        lower = {name: lower_of(name, bound) for name, bound in bounds.items()}
         return Evaluation(clean, attacked, lower, np.asarray(labels), slack)
 
     return evaluate
+
+
+def _check_names(methods: Mapping[str, Any], named: set[str]) -> None:
+    if unknown := (named - set(methods)) or ({"union"} & set(methods)):
+        raise ValueError(
+            f"not usable as method names here: {sorted(unknown)}; methods are {sorted(methods)}"
+        )
+
+
+def _attacked(clean: np.ndarray, restarts: int, attack) -> np.ndarray:
+    """The smallest margins after every restart; each restart attacks the images that still stand."""
+    margins = clean.copy()
+    for restart in range(restarts):
+        standing = np.flatnonzero(margins > 0)
+        margins[standing] = np.minimum(margins[standing], attack(standing, restart))
+    return margins
 
 
 def _in_batches(run, index: np.ndarray, size: int, tell: Callable[[int, int], None]) -> np.ndarray:
@@ -222,8 +230,9 @@ def _attacker(apply: Apply, clip, steps: int, seed: int):
     return attack
 
 
-def _check_not_nan(lower: np.ndarray, name: str) -> None:
+def _not_nan(lower: np.ndarray, name: str) -> np.ndarray:
     if np.isnan(lower).any():
         raise FloatingPointError(
             f"{name}: {int(np.isnan(lower).sum())} of {len(lower)} bounds are NaN"
         )
+    return lower
