@@ -85,7 +85,12 @@ def convert(model: networks.ConvNet | networks.ResNet, variables: Any, channels:
             channels = conv.features
     else:
         parts, channels = [layers.conv(1, 1), nn.ReLU()], model.stem
-        for features, stride in model.blocks:
+        for block in model.blocks:
+            features, stride, bottleneck, groups = block
+            if bottleneck or groups > 1:
+                raise ValueError(
+                    f"{block} has no counterpart here; expected two plain convolutions"
+                )
             parts.append(Block(layers, stride, (channels, 1) != (features, stride)))
             channels = features
     parts.append(nn.Flatten())

@@ -19,10 +19,14 @@ def tiny(**options: Any) -> networks.ConvNet:
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "tiny": tiny,
     "small_cnn": networks.small_cnn,
+    "small_mnist": networks.small_mnist,
+    "small_cifar": networks.small_cifar,
     "dm_small": networks.dm_small,
     "dm_medium": networks.dm_medium,
     "dm_large": networks.dm_large,
     "cnn7_bn": networks.cnn7_bn,
+    "wide_resnet8": networks.wide_resnet8,
+    "resnext": networks.resnext,
 }
 
 

@@ -1,5 +1,6 @@
-"""What a run leaves behind: table and pictures."""
+"""What a run leaves behind: tables and pictures."""
 
+import csv
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -48,6 +49,59 @@ def rows(evaluation: training.Evaluation) -> dict[str, str]:
         first = "" if images == total else f" (first {images} images)"
         texts[name] = f"{100 * error:.2f}{first}"
     return texts | {"contradictions": str(max(evaluation.contradictions.values()))}
+
+
+def write_csv(path: str, evaluations: dict[float, training.Evaluation]) -> None:
+    """A row for every radius and class, the first of all classes; writes all of it or nothing."""
+    lines = [
+        {"eps": eps, "class": label} | flat(part)
+        for eps, evaluation in evaluations.items()
+        for label, part in with_classes(evaluation)
+    ]
+    with open(path + ".tmp", "w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0])
+        writer.writeheader()
+        writer.writerows(lines)
+    os.replace(path + ".tmp", path)
+
+
+def with_classes(evaluation: training.Evaluation) -> list[tuple[str, dict[str, Any]]]:
+    """The summary of all images, then that of every class."""
+    summary = evaluation.summary()
+    return [("all", summary), *summary.pop("classes").items()]
+
+
+def flat(summary: dict[str, Any]) -> dict[str, Any]:
+    """One level: `{"verified_error": {"IBP": 0.5}}` becomes `{"verified_error, IBP": 0.5}`."""
+    cells = {}
+    for name, value in summary.items():
+        inner = value.items() if isinstance(value, dict) else ()
+        cells |= {f"{name}, {key}": cell for key, cell in inner} or {name: value}
+    return cells
+
+
+def plot_classes(path: str, title: str, evaluations: dict[float, training.Evaluation]) -> None:
+    """The errors of every class, a panel for every radius."""
+    (labels, *_) = (list(evaluation.classes) for evaluation in evaluations.values())
+    size = (min(3 + 0.6 * len(labels), 30), 1 + 2.5 * len(evaluations))
+    figure = plt.figure(figsize=size, layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(len(evaluations), squeeze=False, sharex=True)[:, 0]
+    for panel, (eps, evaluation) in zip(panels, evaluations.items(), strict=True):
+        parts = evaluation.classes.values()
+        errors = {
+            "clean": [part.clean_error for part in parts],
+            "PGD": [part.pgd_error for part in parts],
+            "verified by no method": [part.verified_error["union"] for part in parts],
+        }
+        for i, (name, of_classes) in enumerate(errors.items()):
+            places = np.arange(len(labels)) + 0.27 * (i - 1)
+            panel.bar(places, 100 * np.array(of_classes), 0.27, label=name)
+        panel.set(ylabel=f"error, %, eps {eps * 255:.3g}/255", ylim=(0, 100))
+    panels[0].legend()
+    panels[-1].set_xticks(range(len(labels)), labels)
+    panels[-1].set_xlabel("class")
+    save_figure(figure, path)
 
 
 def margin_bounds(

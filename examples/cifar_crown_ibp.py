@@ -4,8 +4,8 @@
     python examples/cifar_crown_ibp.py --preset smoke       # everything, in under a minute
     python examples/cifar_crown_ibp.py --preset cifar_8 --data-dir ~/tensorflow_datasets
 
-Writes run.json, checkpoints, results.json and picture.png to --out. A run that was stopped goes on
-with --resume.
+Writes run.json, checkpoints, results.json, results.csv, picture.png and classes.png to --out. A run
+that was stopped goes on with --resume.
 """
 
 import argparse
@@ -147,7 +147,7 @@ def certify(net, variables, preset: Preset, x: np.ndarray, y: np.ndarray, consol
             def tell(stage, done, total, tasks=tasks):
                 if stage not in tasks:
                     tasks[stage] = progress.add_task(stage, total=total)
-                progress.update(tasks[stage], completed=done)
+                progress.update(tasks[stage], completed=done, total=total)
 
             evaluations[eps] = evaluate(variables, x, y, eps, tell)
     return evaluations
@@ -188,6 +188,8 @@ def main(arguments: list[str] | None = None) -> dict:
         "history": history,
         "evaluation": {str(eps): result.summary() for eps, result in evaluations.items()},
     }
+    _report.write_csv(os.path.join(out, "results.csv"), evaluations)
+    _report.plot_classes(os.path.join(out, "classes.png"), title, evaluations)
     _train.write_json(os.path.join(out, "results.json"), results)
     console.print(f"{time.monotonic() - started:.0f} s in all; {out}/results.json, {picture}")
     return results

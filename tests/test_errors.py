@@ -174,7 +174,5 @@ def test_a_linear_rule_from_outside(tables):
 def test_coefficients_that_do_not_fit(method):
     """Known before anything is allocated: 2**20 outputs of 2**20 inputs."""
     box = jb.linf_ball(jnp.zeros(2**20), 0.1)
-    with pytest.raises(
-        MemoryError, match=r"1048576 outputs.*take 8,192.0 GiB, but the device has"
-    ):
+    with pytest.raises(MemoryError, match=r"1048576 outputs.*take 8,192.0 GiB, but the device has"):
         jax.eval_shape(lambda box: jb.linear_bounds(jnp.tanh, box, method=method), box)

@@ -1,5 +1,6 @@
 """The examples at work, as a user runs them: in processes of their own, on tiny data."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -90,7 +91,15 @@ def test_a_run_writes_what_it_should(straight, environment):
     assert set(evaluation["contradictions"].values()) == {0}
     assert evaluation["clean_error"] <= evaluation["pgd_error"]
     assert evaluation["pgd_error"] <= evaluation["verified_error"]["union"] < 0.4
-    assert (out / "picture.png").read_bytes().startswith(b"\x89PNG")
+    with open(out / "results.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["class"] for line in lines] == ["all", "0", "1"]
+    for line, part in zip(lines, [evaluation, *evaluation["classes"].values()], strict=True):
+        assert int(line["images"]) == part["images"]
+        assert float(line["pgd_error"]) == part["pgd_error"]
+        assert float(line["verified_error, IBP"]) == part["verified_error"]["IBP"]
+    for picture in ("picture.png", "classes.png"):
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
     assert not list(out.glob("*.tmp"))
 
 

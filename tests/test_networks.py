@@ -1,5 +1,7 @@
 """The networks' shapes, and BatchNorm in training against BatchNorm folded by hand."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -61,17 +63,78 @@ def hidden_shapes(model, image_shape):
             (32, 32, 3),
             [(32, 32, 16)] + [(16, 16, 16)] * 5 + [(8, 8, 32)] * 5 + [(100,), (10,)],
         ),
+        (
+            networks.small_mnist,
+            (28, 28, 1),
+            [(28, 28, 16), (14, 14, 16), (14, 14, 32), (7, 7, 32), (512,), (10,)],
+        ),
+        (networks.small_cifar, (32, 32, 3), [(32, 32, 64), (16, 16, 64), (512,), (10,)]),
+        (
+            functools.partial(networks.cnn7_bn, last_stride=2, classes=200),
+            (64, 64, 3),
+            [(64, 64, 64)] * 2 + [(32, 32, 128)] * 2 + [(16, 16, 128), (512,), (200,)],
+        ),
+        (
+            networks.wide_resnet8,
+            (32, 32, 3),
+            [(32, 32, 16)]
+            + [(32, 32, 128)] * 3
+            + [(16, 16, 256)] * 3
+            + [(8, 8, 512)] * 3
+            + [(512,), (10,)],
+        ),
+        (
+            networks.resnext,
+            (32, 32, 3),
+            [(32, 32, 64)]
+            + [(32, 32, 64)] * 2
+            + [(32, 32, 128)] * 2
+            + [(32, 32, 128), (16, 16, 128), (16, 16, 256), (16, 16, 256)]
+            + [(16, 16, 256), (8, 8, 256), (8, 8, 512), (8, 8, 512)]
+            + [(512,), (10,)],
+        ),
     ],
 )
 def test_shapes_of_the_papers(build, image_shape, shapes):
     assert hidden_shapes(build(), image_shape) == shapes
 
 
-def test_cnn7_normalises_before_every_activation():
-    variables = jax.eval_shape(
-        networks.cnn7_bn().init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))
-    )
-    assert len(variables["batch_stats"]) == 6
+def conv(size, inputs, features, groups=1):
+    """Weights, biases, and BatchNorm's scale and shift."""
+    return size * size * inputs // groups * features + 3 * features
+
+
+@pytest.mark.parametrize(
+    ("build", "count"),
+    [
+        (
+            networks.cnn7_bn,
+            conv(3, 3, 64) + conv(3, 64, 64) + conv(3, 64, 128) + 2 * conv(3, 128, 128)
+            + conv(1, 16 * 16 * 128, 512) + 512 * 10 + 10,
+        ),
+        (
+            networks.wide_resnet8,
+            conv(3, 3, 16)
+            + conv(3, 16, 128) + conv(3, 128, 128) + conv(1, 16, 128)
+            + conv(3, 128, 256) + conv(3, 256, 256) + conv(1, 128, 256)
+            + conv(3, 256, 512) + conv(3, 512, 512) + conv(1, 256, 512)
+            + conv(1, 8 * 8 * 512, 512) + 512 * 10 + 10,
+        ),
+        (
+            networks.resnext,
+            conv(3, 3, 64)
+            + conv(1, 64, 64) + conv(3, 64, 64, 2) + conv(1, 64, 128) + conv(1, 64, 128)
+            + conv(1, 128, 128) + conv(3, 128, 128, 2) + conv(1, 128, 256) + conv(1, 128, 256)
+            + conv(1, 256, 256) + conv(3, 256, 256, 2) + conv(1, 256, 512) + conv(1, 256, 512)
+            + conv(1, 8 * 8 * 512, 512) + 512 * 10 + 10,
+        ),
+    ],
+)  # fmt: skip
+def test_every_layer_but_the_last_is_normalised(build, count):
+    variables = jax.eval_shape(build().init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    layers = len(variables["params"]) - len(variables["batch_stats"])
+    assert len(variables["batch_stats"]) == layers - 1
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == count
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +146,24 @@ def residual():
     variables = jax.jit(model.init)(jax.random.key(0), images)
     frozen = CLEAN_PASS(model, variables, images).frozen
     return lambda x: model.apply(frozen, x[None])[0]
+
+
+@pytest.fixture(scope="module")
+def grouped():
+    """A small network of grouped convolutions, as a function of one image."""
+    blocks = (networks.BlockSpec(3, 2, bottleneck=4, groups=2),)
+    model = networks.ResNet(2, blocks, (4,), classes=3, batch_norm=True)
+    images = jax.random.uniform(jax.random.key(1), (8, 4, 4, 1))
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    frozen = CLEAN_PASS(model, variables, images).frozen
+    return lambda x: model.apply(frozen, x[None])[0]
+
+
+@pytest.mark.parametrize("method", [jb.ibp, jb.crown_ibp])
+def test_grouped_network_by_every_method(grouped, method):
+    region = jb.linf_ball(jnp.full((4, 4, 1), 0.5), 0.1)
+    bounds, size = jax.jit(lambda r: (method(grouped, r), magnitude(grouped, r)))(region)
+    assert_contains(bounds, values(grouped, samples(region)), tolerance("float32", float(size)))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -113,22 +194,36 @@ def test_residual_network_by_hand():
     np.testing.assert_allclose(model.apply(variables, images), expected, rtol=1e-4, atol=1e-5)
 
 
+class Cap(nn.Module):
+    """ParamRamp with a kink for every neuron."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jb.param_ramp(x, self.param("r", nn.initializers.constant(0.1), x.shape[1:]))
+
+
 @pytest.mark.parametrize(
-    "model",
+    ("net", "neurons"),
     [
-        networks.ConvNet((networks.ConvSpec(2, 3),), (4,), activation=jnp.zeros_like),
-        networks.ResNet(2, (networks.BlockSpec(3),), activation=jnp.zeros_like),
+        (networks.ConvNet((networks.ConvSpec(2, 3),), (4,), 3), [(3, 3, 2), (4,)]),
+        (
+            networks.ResNet(2, (networks.BlockSpec(3),), (4,), 3),
+            [(5, 5, 2), (5, 5, 3), (5, 5, 3), (4,)],
+        ),
     ],
 )
-def test_activation_is_a_parameter(model):
-    images = jnp.ones((1, 5, 5, 1))
-    logits, _ = jax.jit(model.init_with_output)(jax.random.key(0), images)
-    assert not logits.any()
-
-
-def test_ibp_init_has_mean_absolute_value_two_over_fan_in():
-    weights = networks.ibp_init(jax.random.key(0), (3, 3, 16, 256))
-    np.testing.assert_allclose(jnp.abs(weights).mean(), 2 / 144, rtol=0.02)
+def test_activation_is_a_parameter_and_may_be_a_module(net, neurons):
+    net, images = net.clone(activation=lambda x: Cap()(x)), jnp.full((1, 5, 5, 1), 0.5)
+    params = jax.eval_shape(net.init, jax.random.key(0), images)["params"]
+    assert [params[f"Cap_{i}"]["r"].shape for i in range(len(neurons))] == neurons
+    if isinstance(net, networks.ConvNet):
+        variables, region = (
+            jax.jit(net.init)(jax.random.key(0), images),
+            jb.linf_ball(images[0], 0.1),
+        )
+        fn = lambda x: net.apply(variables, x[None])[0]
+        bounds, size = jax.jit(lambda r: (jb.crown_ibp(fn, r), magnitude(fn, r)))(region)
+        assert_contains(bounds, values(fn, samples(region)), tolerance("float32", float(size)))
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,7 @@ def test_imports_point_down(path):
     name, names = name_of(path), internal(ast.parse(path.read_text()))
     if name == "__init__":
         assert "public" not in names
-    elif name.startswith(("networks", "training/")):
+    elif name.startswith(("networks/", "training/")):
         assert names <= {"public"}, f"{name} goes past the public functions: {names}"
     else:
         assert name in RANK, f"give {name} a place in LAYERS"
@@ -81,7 +81,7 @@ def test_imports_point_down(path):
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_only_networks_import_flax(path):
     roots = {name.split(".")[0] for name in imported(ast.parse(path.read_text()))}
-    assert name_of(path).startswith("networks") or "flax" not in roots
+    assert name_of(path).startswith("networks/") or "flax" not in roots
 
 
 def test_import_is_light():

@@ -1,6 +1,7 @@
 """Schedules, losses, the attack and the evaluator."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -206,13 +207,78 @@ def test_evaluator(small):
 
 def test_evaluation_counts_contradictions_zero_margins_and_slack():
     clean, attacked = np.array([1.0, 1.0, 0.0, 2.0]), np.array([0.5, -0.1, 0.0, 1.0])
-    result = training.Evaluation(
-        clean, attacked, {"a": np.array([0.4, 0.2, 0.0, 0.001])}, slack=0.01
-    )
+    lower, labels = {"a": np.array([0.4, 0.2, 0.0, 0.001])}, np.zeros(4, int)
+    result = training.Evaluation(clean, attacked, lower, labels, slack=0.01)
     assert result.clean_error == 0.25
     assert result.pgd_error == 0.5
     assert result.verified_error == {"a": 0.5, "union": 0.5}
     assert result.contradictions == {"a": 1, "union": 1}
+
+
+def test_errors_of_every_class():
+    clean, attacked = np.array([1.0, -1.0, 1.0, 2.0, 1.0]), np.array([1.0, -1.0, -0.1, 2.0, 1.0])
+    lower = {"all": np.array([0.5, -2.0, -0.1, 0.5, -1.0]), "two": np.array([0.5, -2.0])}
+    result = training.Evaluation(clean, attacked, lower, np.array([3, 7, 7, 3, 5]))
+    summary = result.summary()
+    assert summary["images"] == 5
+    assert summary["classes"] == {
+        "3": {
+            "images": 2,
+            "clean_error": 0.0,
+            "pgd_error": 0.0,
+            "verified_error": {"all": 0.0, "two": 0.0, "union": 0.0},
+            "verified_images": {"all": 2, "two": 1, "union": 2},
+            "contradictions": {"all": 0, "two": 0, "union": 0},
+        },
+        "5": {
+            "images": 1,
+            "clean_error": 0.0,
+            "pgd_error": 0.0,
+            "verified_error": {"all": 1.0, "union": 1.0},
+            "verified_images": {"all": 1, "union": 1},
+            "contradictions": {"all": 0, "union": 0},
+        },
+        "7": {
+            "images": 2,
+            "clean_error": 0.5,
+            "pgd_error": 1.0,
+            "verified_error": {"all": 1.0, "two": 1.0, "union": 1.0},
+            "verified_images": {"all": 2, "two": 1, "union": 2},
+            "contradictions": {"all": 0, "two": 0, "union": 0},
+        },
+    }
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_restarts_attack_what_still_stands():
+    """A margin with two valleys: the walk from the centre finds the shallow one."""
+
+    def apply(depth, x):
+        valley = jnp.maximum(0.5 - 5 * jnp.abs(x[0] - 0.1), depth * (x[0] < -0.5) * (-x[0]))
+        return jnp.stack([x[1] - valley, x[1] * 0])
+
+    images = jnp.array([[0.0, 2.0], [0.0, 1.4], [0.0, -1.0], [0.0, 5.0]])
+    labels, seen = jnp.zeros(4, int), []
+
+    def found(restarts, tell=lambda *progress: None):
+        evaluate = training.evaluator(
+            apply, {}, clip=None, attack_restarts=restarts, batch_size=3, seed=1
+        )
+        return evaluate(jnp.array(3.0), images, labels, 1.0, tell)
+
+    once, often = found(1), found(8, lambda *progress: seen.append(progress))
+    rounds = [total for stage, done, total in seen if stage == "pgd" and done == total]
+    assert len(rounds) == 8
+    assert rounds[0] == 3  # the third image is wrong as it is
+    assert rounds == sorted(rounds, reverse=True)
+    assert rounds[-1] == 1  # the last image withstands
+    assert (often.attacked <= once.attacked).all()
+    assert often.pgd_error > once.pgd_error
+    assert often.pgd_error == 0.75
+    again = training.evaluator(apply, {}, clip=None, attack_restarts=8, batch_size=1, seed=1)
+    np.testing.assert_allclose(
+        again(jnp.array(3.0), images, labels, 1.0).attacked, often.attacked, rtol=1e-5
+    )
 
 
 def test_evaluator_refuses_unknown_names_and_nan():

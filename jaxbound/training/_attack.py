@@ -42,11 +42,14 @@ def pgd(
       label: the true class, an integer scalar.
       key: randomness of the starts.
       steps: gradient steps of each start.
-      restarts: number of starts.
+      restarts: number of starts, one after another: memory does not grow with them.
       step_size: first step, in radii of the box.
 
     Returns:
       The worst `Attack` of all starts and steps.
+
+    Raises:
+      ValueError: `restarts` is less than 1.
 
     References:
       Madry et al., arXiv:1706.06083.
@@ -56,14 +59,21 @@ def pgd(
     >>> pgd(lambda x: x, box, jnp.array(0), jax.random.key(0)).x.tolist()
     [-0.5, 1.0]
     """
+    if restarts < 1:
+        raise ValueError(f"restarts must be at least 1, not {restarts}")
     sizes = jnp.array(step_sizes(steps, step_size), box.dtype)
-    walk = start_walks(fn, box, label, key, restarts)
-    walk = jax.lax.fori_loop(0, steps + 1, lambda i, w: move(fn, box, label, w, sizes[i]), walk)
-    return worst(walk)
+
+    def attack(restart) -> Attack:
+        walk = start_walk(fn, box, label, key, restart)
+        advance = lambda i, walk: move(fn, box, label, walk, sizes[i])
+        return jax.lax.fori_loop(0, steps + 1, advance, walk).worst
+
+    found = jax.lax.map(attack, jnp.arange(restarts))
+    return jax.tree.map(lambda leaf: leaf[jnp.argmin(found.margins.min(-1))], found)  # NaN is least
 
 
 class Walk(NamedTuple):
-    """The next points `[restarts, ...]`, and the worst that each start has met before them."""
+    """The next point, and the worst that was met before it."""
 
     x: jax.Array
     worst: Attack
@@ -75,34 +85,26 @@ def step_sizes(steps: int, first: float) -> list[float]:
     return [first * 0.1**tenth for tenth in tenths] + [0.0]
 
 
-def start_walks(fn: Logits, box: jb.Interval, label, key: jax.Array, restarts: int) -> Walk:
-    """One start at the centre of the box, the others uniform in it."""
-    if restarts < 1:
-        raise ValueError(f"restarts must be at least 1, not {restarts}")
-    share = jax.random.uniform(key, (restarts, *box.shape), box.dtype).at[0].set(0.5)
-    x = jax.vmap(lambda share: _project(box.lower + share * (box.upper - box.lower), box))(share)
-    margins = jax.eval_shape(lambda x: jb.margins(fn(x), label), x[0])
-    return Walk(x, Attack(x, jnp.full((restarts, *margins.shape), jnp.inf, margins.dtype)))
+def start_walk(fn: Logits, box: jb.Interval, label, key: jax.Array, restart) -> Walk:
+    """A start at the centre of the box for restart 0, uniform in it for the others."""
+    uniform = jax.random.uniform(jax.random.fold_in(key, restart), box.shape, box.dtype)
+    share = jnp.where(restart == 0, 0.5, uniform)
+    x = _project(box.lower + share * (box.upper - box.lower), box)
+    margins = jax.eval_shape(lambda x: jb.margins(fn(x), label), x)
+    return Walk(x, Attack(x, jnp.full(margins.shape, jnp.inf, margins.dtype)))
 
 
 def move(fn: Logits, box: jb.Interval, label, walk: Walk, step_size: jax.typing.ArrayLike) -> Walk:
-    """Notes each start's margins where it stands; a signed gradient step against the smallest."""
-    size = step_size * (box.upper - box.lower) / 2
+    """Notes the margins where the walk stands; a signed gradient step against the smallest."""
 
     def smallest(x):
         margins = jb.margins(fn(x), label)
         return margins.min(), margins
 
-    def one(x, worst):
-        slope, margins = jax.grad(smallest, has_aux=True)(x)
-        return Walk(_project(x - size * jnp.sign(slope), box), _worse(Attack(x, margins), worst))
-
-    return jax.vmap(one)(*walk)
-
-
-def worst(walk: Walk) -> Attack:
-    """The start whose smallest margin is least; NaN is worse than anything."""
-    return jax.tree.map(lambda leaf: leaf[jnp.argmin(walk.worst.margins.min(-1))], walk.worst)
+    slope, margins = jax.grad(smallest, has_aux=True)(walk.x)
+    size = step_size * (box.upper - box.lower) / 2
+    there = _project(walk.x - size * jnp.sign(slope), box)
+    return Walk(there, _worse(Attack(walk.x, margins), walk.worst))
 
 
 def _project(x: jax.Array, box: jb.Interval) -> jax.Array:

@@ -26,12 +26,14 @@ class Evaluation:
       clean: smallest margin of the image itself `[N]`.
       attacked: smallest margin that the attack found, the image itself included `[N]`.
       lower: method -> lower bound on the smallest margin, of the first `n <= N` images `[n]`.
+      labels: their true classes `[N]`.
       slack: an image is verified by a lower bound above it.
     """
 
     clean: np.ndarray
     attacked: np.ndarray
     lower: dict[str, np.ndarray]
+    labels: np.ndarray
     slack: float = 0.0
 
     @property
@@ -64,8 +66,23 @@ class Evaluation:
         attacked = ~(self.attacked > 0)
         return {name: int(np.sum(v & attacked[: len(v)])) for name, v in self.verified.items()}
 
+    @property
+    def classes(self) -> dict[int, Evaluation]:
+        """Label -> the evaluation of its images; without the methods that saw none of them."""
+        return {int(label): self._where(self.labels == label) for label in np.unique(self.labels)}
+
+    def _where(self, chosen: np.ndarray) -> Evaluation:
+        lower = {name: bounds[chosen[: len(bounds)]] for name, bounds in self.lower.items()}
+        lower = {name: bounds for name, bounds in lower.items() if len(bounds)}
+        arrays = self.clean[chosen], self.attacked[chosen], lower, self.labels[chosen]
+        return Evaluation(*arrays, self.slack)
+
     def summary(self) -> dict[str, Any]:
-        """Errors, image counts and contradictions, ready for JSON."""
+        """Errors, image counts and contradictions, of all and of every class, ready for JSON."""
+        classes = {str(label): part._totals() for label, part in self.classes.items()}
+        return self._totals() | {"classes": classes}
+
+    def _totals(self) -> dict[str, Any]:
         return {
             "images": len(self.clean),
             "clean_error": self.clean_error,
@@ -100,14 +117,16 @@ def evaluator(
       limits: methods (by name) that see the first so many images only, where all would take too
         long.
       attack_steps: of `pgd`.
-      attack_restarts: of `pgd`.
+      attack_restarts: of `pgd`; each attacks the images that were not yet broken, so memory does not
+        grow with them.
       slack: what a lower bound must exceed to verify, in units of margins; allows for rounding.
       seed: of the attack's starts.
 
     Returns:
       `evaluate(params, images, labels, eps, progress=None) -> Evaluation` with float images `[N,
       ...]`, integer labels `[N]`, the radius in the images' units, and `progress(stage, done,
-      total)` called after every batch. It raises FloatingPointError when a bound is NaN.
+      total)` called after every batch (stage "pgd" starts anew with every restart). It raises
+      FloatingPointError when a bound is NaN.
 
     Raises:
       ValueError: `limits` or `batch_sizes` name an unknown method, or a method is called "union".
@@ -120,37 +139,56 @@ def evaluator(
       0.5
     """
     batch_sizes, limits = dict(batch_sizes or {}), dict(limits or {})
-    if unknown := ({*batch_sizes, *limits} - set(methods)) or ({"union"} & set(methods)):
-        raise ValueError(
-            f"not usable as method names here: {sorted(unknown)}; methods are {sorted(methods)}"
-        )
-    attack = _attacker(apply, clip, attack_steps, attack_restarts, seed)
+    _check_names(methods, {*batch_sizes, *limits})
+    attack = _attacker(apply, clip, attack_steps, seed)
     bounds = {name: _bounder(apply, method, clip) for name, method in methods.items()}
     clean_margins = jax.jit(jax.vmap(lambda p, x, y: _margins(apply, p, y)(x).min(), (None, 0, 0)))
 
     def evaluate(params, images, labels, eps, progress: Progress | None = None) -> Evaluation:
-        def over(stage, run):
-            limit, size = limits.get(stage, len(images)), batch_sizes.get(stage, batch_size)
-            tell = functools.partial(progress, stage) if progress else lambda done, total: None
-            return _in_batches(run, images[:limit], labels[:limit], size, tell)
+        every = np.arange(len(images))
 
-        clean = over("clean", lambda i, x, y: clean_margins(params, x, y))
-        found = over("pgd", lambda i, x, y: attack(params, x, y, eps, i))
-        lower = {
-            name: _not_nan(over(name, lambda i, x, y, bound=bound: bound(params, x, y, eps)), name)
-            for name, bound in bounds.items()
-        }
-        return Evaluation(clean, np.minimum(clean, found), lower, slack)
+        def over(stage, index, run):
+            tell = functools.partial(progress, stage) if progress else lambda done, total: None
+            size = batch_sizes.get(stage, batch_size)
+            return _in_batches(lambda i: run(images[i], labels[i], i), index, size, tell)
+
+        def attack_again(index, restart):
+            return over("pgd", index, lambda x, y, i: attack(params, x, y, eps, i, restart))
+
+        def lower_of(name, bound):
+            run = lambda x, y, i: bound(params, x, y, eps)
+            return _not_nan(over(name, every[: limits.get(name)], run), name)
+
+        clean = over("clean", every, lambda x, y, i: clean_margins(params, x, y))
+        attacked = _attacked(clean, attack_restarts, attack_again)
+        lower = {name: lower_of(name, bound) for name, bound in bounds.items()}
+        return Evaluation(clean, attacked, lower, np.asarray(labels), slack)
 
     return evaluate
 
 
-def _in_batches(run, images, labels, size: int, tell: Callable[[int, int], None]) -> np.ndarray:
-    """`run(first index, images, labels)` in batches of one size; the last repeats an image."""
-    total, parts = len(images), []
+def _check_names(methods: Mapping[str, Any], named: set[str]) -> None:
+    if unknown := (named - set(methods)) or ({"union"} & set(methods)):
+        raise ValueError(
+            f"not usable as method names here: {sorted(unknown)}; methods are {sorted(methods)}"
+        )
+
+
+def _attacked(clean: np.ndarray, restarts: int, attack) -> np.ndarray:
+    """The smallest margins after every restart; each restart attacks the images that still stand."""
+    margins = clean.copy()
+    for restart in range(restarts):
+        standing = np.flatnonzero(margins > 0)
+        margins[standing] = np.minimum(margins[standing], attack(standing, restart))
+    return margins
+
+
+def _in_batches(run, index: np.ndarray, size: int, tell: Callable[[int, int], None]) -> np.ndarray:
+    """`run(indices)` in batches of one size; the last batch repeats an image."""
+    total, parts = len(index), [np.zeros(0, np.float32)]
     for start in range(0, total, size):
-        index = np.minimum(np.arange(start, start + size), total - 1)
-        parts.append(np.asarray(run(start, images[index], labels[index])))
+        batch = index[np.minimum(np.arange(start, start + size), total - 1)]
+        parts.append(np.asarray(run(batch)))
         tell(min(start + size, total), total)
     return np.concatenate(parts)[:total]
 
@@ -168,29 +206,26 @@ def _bounder(apply: Apply, method, clip):
     return jax.jit(jax.vmap(lower, (None, 0, 0, None)))
 
 
-def _attacker(apply: Apply, clip, steps: int, restarts: int, seed: int):
+def _attacker(apply: Apply, clip, steps: int, seed: int):
     """PGD on a batch. One compiled step at a time: loops double XLA:CPU's convolution times."""
     fn = functools.partial(functools.partial, apply)
 
     @jax.jit
-    @functools.partial(jax.vmap, in_axes=(None, 0, 0, None, 0))
-    def start(params, x, label, eps, key):
-        box = jb.linf_ball(x, eps, clip)
-        return _attack.start_walks(fn(params), box, label, key, restarts)
+    @functools.partial(jax.vmap, in_axes=(None, 0, 0, None, 0, None))
+    def start(params, x, label, eps, index, restart):
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        return _attack.start_walk(fn(params), jb.linf_ball(x, eps, clip), label, key, restart)
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0, 0, None, 0, None))
     def move(params, x, label, eps, walk, size):
         return _attack.move(fn(params), jb.linf_ball(x, eps, clip), label, walk, size)
 
-    smallest = jax.jit(jax.vmap(lambda walk: _attack.worst(walk).margins.min()))
-
-    def attack(params, x, label, eps, index):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), index), len(x))
-        walk = start(params, x, label, eps, keys)
+    def attack(params, x, label, eps, index, restart):
+        walk = start(params, x, label, eps, index, restart)
         for size in _attack.step_sizes(steps, 0.25):
             walk = move(params, x, label, eps, walk, jnp.float32(size))
-        return smallest(walk)
+        return walk.worst.margins.min(-1)
 
     return attack
 

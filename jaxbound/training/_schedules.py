@@ -106,6 +106,17 @@ def beta(eps: jax.typing.ArrayLike, eps_max: float, final: float = 0.0) -> jax.A
     return _fade(eps, eps_max, final)
 
 
+def regularizer_weight(
+    eps: jax.typing.ArrayLike, eps_max: float, initial: float = 0.5
+) -> jax.Array:
+    """Weight of `bound_regularizers`: `initial` at `eps = 0`, 0 from `eps_max` on (arXiv:2103.17268).
+
+    >>> float(regularizer_weight(0.1, 0.4, initial=1.0))
+    0.75
+    """
+    return initial * jnp.maximum(_fade(eps, eps_max, 0.0), 0)
+
+
 def _fade(eps: jax.typing.ArrayLike, eps_max: float, final: float) -> jax.Array:
     if not eps_max > 0:
         raise ValueError(f"eps_max must be positive, not {eps_max}")
