@@ -1,6 +1,7 @@
 """What a run is: data, network, schedules and optimiser, by name."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "wide_resnet8": networks.wide_resnet8,
     "resnext": networks.resnext,
 }
+BOUNDS = ("clean", "pgd", "single_prop", "ibp", "crown_ibp", "fused")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +48,25 @@ class Preset:
     ramp_length: float  # epochs from eps = 0 to eps_train
     drop: float = 0.1
     smooth: bool = False  # the shape of the ramp
-    kappa: float | None = 0.5  # final weight of the clean loss; None: it has none from the start
+    bound: str = "crown_ibp"  # one of BOUNDS
+    relaxation: str = "adaptive"  # of its lines
+    kappa: float | str | None = (
+        0.5  # final weight of the clean loss; "adaptive"; None: it has none from the start
+    )
     beta: float = 0.0  # final weight of the CROWN-IBP bound
-    bound: str = "crown_ibp"  # or "ibp"
+    attack_steps: int = 7  # of "pgd"
+    eta: float | None = None  # ParamRamp with this slope in place of ReLU
+    eta_start: float = 0.0  # epochs until the slope falls
+    eta_length: float = 0.0  # epochs until it is 0; 0: it stays
+    ramp_noise: float = 0.0  # on ParamRamp's kinks, in their means
+    regularizer: float = 0.0  # weight at eps = 0 of what keeps bounds narrow and ReLUs balanced
+    l1: float = 0.0  # weight of the kernels' absolute values
     augment: int = 0  # pixels of padding for random crops, with random flips; 0: neither
     ibp_init: bool = False
     clip_norm: float | None = None
+    accumulate: int = 1  # batches per step of the optimiser
+    validation: int = 0  # training images that choose the epoch; 0: the last one
+    dtype: str = "float32"  # of the training losses alone
     pgd_steps: int = 20
     pgd_restarts: int = 1
     lbp_images: int = 256  # test images for the methods with forward linear bounds
@@ -66,6 +81,8 @@ class Preset:
             drops=tuple(drop * share for drop in self.drops),
             ramp_start=self.ramp_start * share,
             ramp_length=self.ramp_length * share,
+            eta_start=self.eta_start * share,
+            eta_length=self.eta_length * share,
         )
 
     def eps(self, steps_per_epoch: int) -> optax.Schedule:
@@ -74,15 +91,30 @@ class Preset:
         shape = training.smoothed_eps if self.smooth else training.linear_eps
         return shape(start, end, self.eps_train)
 
+    def slope(self, steps_per_epoch: int) -> optax.Schedule:
+        """ParamRamp's, over the steps."""
+        eta = self.eta or 0.0
+        if not self.eta_length:
+            return optax.constant_schedule(eta)
+        ends = (self.eta_start, self.eta_start + self.eta_length)
+        return training.linear_eta(*(round(epoch * steps_per_epoch) for epoch in ends), eta)
+
     def optimiser(self, steps_per_epoch: int) -> optax.GradientTransformation:
-        drops = {round(epoch * steps_per_epoch): self.drop for epoch in self.drops}
-        adam = optax.adam(optax.piecewise_constant_schedule(self.learning_rate, drops))
-        if self.clip_norm is None:
-            return adam
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adam)
+        updates = steps_per_epoch / self.accumulate
+        drops = {round(epoch * updates): self.drop for epoch in self.drops}
+        parts = [optax.adam(optax.piecewise_constant_schedule(self.learning_rate, drops))]
+        if self.clip_norm is not None:
+            parts.insert(0, optax.clip_by_global_norm(self.clip_norm))
+        if self.eta is not None:
+            parts.append(networks.project_ramps())
+        chain = optax.chain(*parts)
+        every = optax.MultiSteps(chain, self.accumulate).gradient_transformation()
+        return chain if self.accumulate == 1 else every
 
     def model(self, classes: int) -> nn.Module:
         options: dict[str, Any] = {"kernel_init": networks.ibp_init} if self.ibp_init else {}
+        if self.eta is not None:
+            options["activation"] = functools.partial(networks.ramp, eta=self.eta)
         return NETWORKS[self.network](classes=classes, **options)
 
 
@@ -102,6 +134,25 @@ _MNIST = Preset(
     lbp_images=64,
     lbp_batch=1,
     pgd_restarts=10,
+)
+# The same schedules in a tenth of the epochs, for a network that a CPU trains.
+_MNIST_SMALL = Preset(
+    dataset="mnist",
+    network="dm_small",
+    epochs=20,
+    batch_size=100,
+    learning_rate=1e-3,
+    drops=(14, 18),
+    drop=0.2,
+    eps_train=0.4,
+    eps_test=(0.3,),
+    ramp_start=1,
+    ramp_length=8,
+    bound="ibp",
+    clip_norm=10.0,
+    validation=5000,
+    pgd_steps=40,
+    lbp_images=500,
 )
 _CIFAR = Preset(
     dataset="cifar10",
@@ -170,6 +221,21 @@ PRESETS = {
         clip_norm=10.0,
         lbp_images=64,
     ),
+    "mnist_small_clean": dataclasses.replace(_MNIST_SMALL, bound="clean", validation=0),
+    "mnist_small_pgd": dataclasses.replace(
+        _MNIST_SMALL, bound="pgd", eps_train=0.3, kappa=None, validation=0
+    ),
+    "mnist_small_single_prop": dataclasses.replace(
+        _MNIST_SMALL, bound="single_prop", relaxation="constant", eps_train=0.3
+    ),
+    "mnist_small_ibp": _MNIST_SMALL,
+    "mnist_small_crown_ibp": dataclasses.replace(_MNIST_SMALL, bound="crown_ibp"),
+    "mnist_small_fast": dataclasses.replace(
+        _MNIST_SMALL, kappa=None, ramp_start=0, smooth=True, ibp_init=True, regularizer=0.5
+    ),
+    "mnist_small_ramp": dataclasses.replace(
+        _MNIST_SMALL, bound="crown_ibp", kappa=None, eta=0.01, eta_start=7, eta_length=7
+    ),
     "mnist_.3": dataclasses.replace(_MNIST, eps_test=(0.3,)),
     "mnist_.4": _MNIST,
     "cifar_2": _CIFAR,
@@ -189,10 +255,26 @@ PRESETS = {
         augment=2,
         ibp_init=True,
         clip_norm=10.0,
+        regularizer=0.5,
     ),
 }
+# The same by fast IBP.
+PRESETS["laptop_fast"] = dataclasses.replace(
+    PRESETS["laptop"],
+    bound="ibp",
+    eps_train=2 / 255,
+    smooth=True,
+    ramp_length=4,
+    ibp_init=True,
+    regularizer=0.5,
+)
 
 
 def default_preset() -> str:
     """What fits this machine."""
     return "laptop" if jax.default_backend() == "cpu" else "cifar_2"
+
+
+def fast_preset() -> str:
+    """The same of fast IBP."""
+    return "laptop_fast" if jax.default_backend() == "cpu" else "cifar_8_cnn7"

@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 import json
+import math
 import os
 import time
 from collections.abc import Callable
 from typing import Any
 
+import _objective
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,8 @@ import optax
 import orbax.checkpoint as ocp
 from _data import Data
 from _presets import Preset
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jaxbound as jb
 from jaxbound import networks, training
@@ -65,61 +69,53 @@ def augment(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
     return jnp.where(flip, crops[:, :, ::-1], crops)
 
 
-def phase_of(preset: Preset, start_eps: float, end_eps: float) -> str:
-    """Which loss an epoch needs, so that no step pays for a bound that is multiplied by 0."""
-    if end_eps == 0:
-        return "clean"
-    settled = start_eps >= preset.eps_train and preset.beta == 0
-    return "ibp" if preset.bound == "ibp" or settled else "crown_ibp"
-
-
 def make_step(net: Classifier, preset: Preset, steps_per_epoch: int, seed: int) -> Callable:
-    """The compiled step `(state, images, labels, indices, phase=...) -> (state, metrics)`."""
+    """The compiled steps `(state, images, labels, indices [n, batch], phase=...) -> (state, metrics [n])`."""
     schedule, optimiser = preset.eps(steps_per_epoch), preset.optimiser(steps_per_epoch)
+    slope, loss = preset.slope(steps_per_epoch), _objective.make_loss(net, preset)
 
-    def weights(eps):
-        kappa = 0.0 if preset.kappa is None else training.kappa(eps, preset.eps_train, preset.kappa)
-        return kappa, training.beta(eps, preset.eps_train, preset.beta)
-
-    def terms_of(phase, variables, x, y, eps):
-        fn = functools.partial(net.apply, variables)
-        if phase == "clean":
-            clean = optax.softmax_cross_entropy_with_integer_labels(fn(x), y)
-            return clean, training.LossTerms(clean, clean, fn(x), jb.margins(fn(x), y))
-        box, (kappa, beta) = jb.linf_ball(x, eps, clip=(0.0, 1.0)), weights(eps)
-        if phase == "ibp":
-            return training.ibp_loss(fn, x, y, box, kappa=kappa)
-        return training.crown_ibp_loss(fn, x, y, box, kappa=kappa, beta=beta)
-
-    def loss(params, variables, x, y, eps, phase):
-        clean = net.clean_pass(variables | {"params": params}, x)
-        each = functools.partial(terms_of, phase, clean.frozen, eps=eps)
-        losses, terms = jax.vmap(each)(x, y)
-        metrics = {
-            "loss": losses.mean(),
-            "clean_loss": terms.clean.mean(),
-            "robust_loss": terms.robust.mean(),
-            "error": jnp.mean(terms.logits.argmax(-1) != y),
-            "verified_error": jnp.mean(~(terms.lower > 0).all(-1)),
-            "eps": eps,
-        }
-        return metrics["loss"], (metrics, clean.running)
+    def step(phase, images, labels, state, indices):
+        x = images[indices].astype(jnp.float32) / 255
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state["step"]))
+        x, y = augment(keys[0], x, preset.augment), labels[indices]
+        variables, eps = state["variables"], jnp.float32(schedule(state["step"]))
+        variables = networks.set_eta(variables, slope(state["step"]))
+        params = variables["params"]
+        grads, (metrics, running) = jax.grad(loss, has_aux=True)(
+            params, variables, x, y, eps, state["kappa"], keys[1], phase
+        )
+        updates, opt = optimiser.update(grads, state["opt"], params)
+        new = {"variables": running | {"params": optax.apply_updates(params, updates)}, "opt": opt}
+        return state | new | {"step": state["step"] + 1}, metrics
 
     @functools.partial(jax.jit, static_argnames="phase", donate_argnums=0)
-    def step(state, images, labels, indices, phase):
-        x = images[indices].astype(jnp.float32) / 255
-        key = jax.random.fold_in(jax.random.key(seed), state["step"])
-        x, y = augment(key, x, preset.augment), labels[indices]
-        variables, eps = state["variables"], jnp.float32(schedule(state["step"]))
-        grads, (metrics, running) = jax.grad(loss, has_aux=True)(
-            variables["params"], variables, x, y, eps, phase
-        )
-        updates, opt = optimiser.update(grads, state["opt"], variables["params"])
-        params = optax.apply_updates(variables["params"], updates)
-        new = {"variables": running | {"params": params}, "opt": opt, "step": state["step"] + 1}
-        return new, metrics
+    def steps(state, images, labels, indices, phase):
+        one = functools.partial(step, phase, images, labels)
+        if len(indices) > 1:
+            return jax.lax.scan(one, state, indices)
+        state, metrics = one(state, indices[0])
+        return state, jax.tree.map(lambda x: x[None], metrics)
 
-    return step
+    return steps
+
+
+def make_validation(net: Classifier, preset: Preset, x, y) -> Callable[[Any], float]:
+    """The error by IBP at the largest test radius, on images that nothing else is done with."""
+    eps = max(preset.eps_test)
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(None, 0, 0))
+    def verified(variables, x, y):
+        margins = lambda x: jb.margins(net.apply(variables, x), y)
+        return jb.verified(jb.ibp(margins, jb.linf_ball(x, eps, clip=(0.0, 1.0))))
+
+    def error(variables) -> float:
+        parts = range(0, len(x), 250)
+        images = (jnp.float32(x[i : i + 250]) / 255 for i in parts)
+        found = [verified(variables, z, y[i : i + 250]) for z, i in zip(images, parts, strict=True)]
+        return float(1 - jnp.concatenate(found).mean())
+
+    return error
 
 
 class Checkpoints:
@@ -151,7 +147,37 @@ class Checkpoints:
 def initial_state(net: Classifier, preset: Preset, data: Data, seed: int) -> dict[str, Any]:
     variables = dict(net.init(seed, data.x_train.shape[1:]))
     opt = preset.optimiser(1).init(variables["params"])
-    return {"variables": variables, "opt": opt, "step": jnp.int32(0)}
+    state = {"variables": variables, "opt": opt, "step": jnp.int32(0), "kappa": jnp.float32(1)}
+    if preset.validation:
+        best = {"variables": jax.tree.map(jnp.copy, variables), "error": jnp.float32(2)}
+        state["best"] = best | {"epoch": jnp.int32(0)}
+    return state
+
+
+def chosen(preset: Preset, state: dict[str, Any]) -> tuple[Any, str]:
+    """The variables to certify, and how they were chosen: never by test images."""
+    if not preset.validation:
+        return state["variables"], "last epoch"
+    best = state["best"]
+    how = (
+        f"epoch {int(best['epoch'])}, chosen by IBP on {preset.validation} training images held out"
+    )
+    return best["variables"], how
+
+
+def with_ramps(net: Classifier, preset: Preset, variables: Any, images) -> Any:
+    """ParamRamp's kinks set from the data, when eps begins to grow."""
+    params = jax.tree_util.tree_leaves_with_path(variables["params"])
+    kinks = [leaf for path, leaf in params if path[-1].key == "r"]
+    if preset.eta is None or not any(bool(jnp.isinf(r).any()) for r in kinks):
+        return variables
+    batches = (images[i : i + 1000].astype(jnp.float32) / 255 for i in range(0, len(images), 1000))
+    return networks.set_ramps(net.model, variables, map(jax.vmap(net.normalise), batches))
+
+
+# Steps of one dispatch: XLA:CPU is slow in loops, on a GPU Python would be.
+AT_ONCE = {"cpu": 1}
+MOST_AT_ONCE = 8
 
 
 def train(
@@ -164,36 +190,74 @@ def train(
 ) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """Trains from the newest checkpoint, or from the start where there is none.
 
+    On all local devices that share the batch evenly: images and parameters on each, a part of the
+    batch for each.
+
     Returns:
       The final state, and every epoch's mean metrics.
 
     Raises:
       Diverged: the loss or a parameter is not finite, or the loss is absurd.
     """
-    steps = len(data.x_train) // preset.batch_size
-    if not steps:
-        raise ValueError(f"{len(data.x_train)} images do not fill a batch of {preset.batch_size}")
+    count = len(data.x_train) - preset.validation
+    steps = count // preset.batch_size
+    if steps < 1:
+        raise ValueError(f"{count} images do not fill a batch of {preset.batch_size}")
     net = classifier(preset, data)
     state, history = initial_state(net, preset, data, seed), []
     if checkpoints.latest() is not None:
         state, history = checkpoints.restore(state)
-    step, schedule = make_step(net, preset, steps, seed), preset.eps(steps)
-    images, labels = jnp.asarray(data.x_train), jnp.asarray(data.y_train)
+    run, schedule = make_step(net, preset, steps, seed), preset.eps(steps)
+    validate = make_validation(net, preset, data.x_train[count:], data.y_train[count:])
+    everywhere, split = shardings(preset.batch_size)
+    images, labels = jax.device_put((data.x_train[:count], data.y_train[:count]), everywhere)
     save_every = max(1, preset.epochs // 20)
+    at_once = AT_ONCE.get(jax.default_backend(), MOST_AT_ONCE)
     for epoch in range(len(history), preset.epochs):
         started, metrics = time.monotonic(), []
-        phase = phase_of(preset, schedule(epoch * steps), schedule((epoch + 1) * steps - 1))
-        order = np.random.default_rng((seed, epoch)).permutation(len(images))
-        for i, indices in enumerate(order[: steps * preset.batch_size].reshape(steps, -1)):
-            state, of_step = step(state, images, labels, indices, phase=phase)
-            metrics.append(of_step)
-            if i % 10 == 9 or i == steps - 1:
-                report(epoch, i + 1, check({k: float(v) for k, v in of_step.items()}, epoch, i))
+        radii = [float(schedule(step)) for step in (epoch * steps, (epoch + 1) * steps - 1)]
+        phase = _objective.phase_of(preset, *radii)
+        if radii[1] > 0:
+            state["variables"] = with_ramps(net, preset, state["variables"], images)
+        state = jax.device_put(state, everywhere)
+        order = np.random.default_rng((seed, epoch)).permutation(count)
+        batches = order[: steps * preset.batch_size].reshape(steps, -1)
+        for start in range(0, steps, at_once):
+            indices = jax.device_put(batches[start : start + at_once], split)
+            state, of_steps = run(state, images, labels, indices, phase=phase)
+            metrics.append(of_steps)
+            done = start + len(indices)
+            if done % 10 < at_once or done == steps:
+                last = {k: float(v[-1]) for k, v in of_steps.items()}
+                report(epoch, done, check(last, epoch, done - 1))
         history.append(summarise(metrics, epoch, time.monotonic() - started, state))
+        after_epoch(preset, state, history[-1], validate)
         if len(history) % save_every == 0 or len(history) == preset.epochs:
             checkpoints.save(len(history), state, history)
         epoch_done(history[-1])
     return state, history
+
+
+def shardings(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
+    """Everything on each of the devices that share a batch evenly; and a part of it `[n, batch]` on each."""
+    devices = jax.local_devices()
+    mesh = Mesh(devices[: math.gcd(len(devices), batch_size)], ("batch",))
+    return NamedSharding(mesh, P()), NamedSharding(mesh, P(None, "batch"))
+
+
+def after_epoch(preset: Preset, state, metrics: dict[str, float], validate) -> None:
+    """What an epoch's results change: the weight of the clean loss, the best epoch."""
+    if preset.kappa == "adaptive":
+        losses = metrics["clean_loss"], metrics["robust_loss"]
+        state["kappa"] = jnp.float32(training.adaptive_kappa(*losses))
+    if preset.validation and metrics["eps"] >= preset.eps_train:
+        metrics["validation_error"] = error = validate(state["variables"])
+        if error < state["best"]["error"]:
+            best = {"variables": jax.tree.map(jnp.copy, state["variables"])}
+            state["best"] = best | {
+                "error": jnp.float32(error),
+                "epoch": jnp.int32(metrics["epoch"]),
+            }
 
 
 def check(metrics: dict[str, float], epoch: int, step: int) -> dict[str, float]:
@@ -208,7 +272,9 @@ def check(metrics: dict[str, float], epoch: int, step: int) -> dict[str, float]:
 def summarise(metrics: list[dict], epoch: int, seconds: float, state: Any) -> dict[str, float]:
     """Means over an epoch (eps: its last), after a look at every loss and parameter."""
     on_host = jax.device_get(metrics)
-    columns = {key: np.array([m[key] for m in on_host], np.float64) for key in on_host[0]}
+    columns = {
+        key: np.concatenate([m[key] for m in on_host]).astype(np.float64) for key in on_host[0]
+    }
     for i, loss in enumerate(columns["loss"]):
         check({"loss": loss, "eps": columns["eps"][i]}, epoch, i)
     finite = jax.tree.map(lambda leaf: bool(jnp.isfinite(leaf).all()), state["variables"])

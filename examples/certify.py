@@ -14,11 +14,11 @@ import sys
 
 import _data
 import _report
+import _run
 import _train
-import cifar_crown_ibp
 import numpy as np
 from _presets import Preset
-from cifar_crown_ibp import METHODS
+from _run import METHODS
 from rich.console import Console
 from rich.table import Table
 
@@ -33,7 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def load(run: str, data_dir: str | None):
-    """The run's recipe, data, network and newest variables."""
+    """The run's recipe, data, network and chosen variables."""
     with open(os.path.join(run, "run.json")) as file:
         config = json.load(file)
     lists = {k: tuple(v) if isinstance(v, list) else v for k, v in config["recipe"].items()}
@@ -43,14 +43,14 @@ def load(run: str, data_dir: str | None):
         raise FileNotFoundError(f"{run} holds no checkpoint yet")
     net = _train.classifier(preset, data)
     state, _ = checkpoints.restore(_train.initial_state(net, preset, data, config["seed"]))
-    return preset, data, net, state["variables"]
+    return preset, data, net, _train.chosen(preset, state)[0]
 
 
 def main(arguments: list[str] | None = None) -> None:
     args, console = parse(arguments), Console()
     run = args.run or os.path.join("runs", "smoke-digits-0")
     if args.run is None and not os.path.exists(os.path.join(run, "results.json")):
-        cifar_crown_ibp.main(["--preset", "smoke", "--out", run, "--overwrite"])
+        _run.main(["--preset", "smoke", "--out", run, "--overwrite"])
     try:
         preset, data, net, variables = load(run, args.data_dir)
     except (_data.Unavailable, FileNotFoundError) as reason:

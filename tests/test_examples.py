@@ -20,9 +20,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
 import _data  # noqa: E402
+import _objective  # noqa: E402
 import _presets  # noqa: E402
+import _run as example  # noqa: E402
 import _train  # noqa: E402
-import cifar_crown_ibp as example  # noqa: E402
 
 TRAIN = [sys.executable, str(ROOT / "examples" / "cifar_crown_ibp.py")]
 
@@ -213,9 +214,13 @@ def test_paper_schedules():
 
 def test_no_bound_is_computed_that_counts_nothing():
     preset = _presets.PRESETS["mnist_.4"]
-    phases = [_train.phase_of(preset, *eps) for eps in ((0, 0), (0, 0.1), (0.4, 0.4))]
+    phases = [_objective.phase_of(preset, *eps).loss for eps in ((0, 0), (0, 0.1), (0.4, 0.4))]
     assert phases == ["clean", "crown_ibp", "ibp"]
-    assert _train.phase_of(_presets.PRESETS["cifar_2"], 2.2 / 255, 2.2 / 255) == "crown_ibp"
+    phase = _objective.phase_of(_presets.PRESETS["cifar_2"], 2.2 / 255, 2.2 / 255)
+    assert phase == ("crown_ibp", False)
+    fast = _presets.PRESETS["mnist_small_fast"]
+    assert _objective.phase_of(fast, 0.1, 0.2) == ("ibp", True)
+    assert _objective.phase_of(fast, 0.4, 0.4) == ("ibp", False)
 
 
 def test_augmentation_crops_and_flips():

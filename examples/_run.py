@@ -1,0 +1,204 @@
+"""A run, from the command line to its results: train, certify, tables and pictures."""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import sys
+import time
+
+import _data
+import _report
+import _train
+import jax
+import numpy as np
+from _presets import BOUNDS, NETWORKS, PRESETS, Preset
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import jaxbound as jb
+from jaxbound import training
+
+METHODS = {
+    "IBP": jb.ibp,
+    "CROWN-IBP": jb.crown_ibp,
+    "CROWN-LBP": functools.partial(jb.crown_lbp, relaxation="tight"),
+}
+
+
+def parse(
+    arguments: list[str] | None = None, preset: str = "smoke", description: str | None = None
+) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--preset", choices=PRESETS, help=f"default: {preset}")
+    parser.add_argument("--dataset", choices=_data.DATASETS, help="default: the preset's")
+    parser.add_argument("--data-dir", help="a TFDS folder, or an npz file")
+    parser.add_argument("--out", help="default: runs/PRESET-DATA-SEED")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument("--overwrite", action="store_true", help="discard the run in --out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--network", choices=NETWORKS)
+    parser.add_argument("--bound", choices=BOUNDS, help="of the training loss")
+    parser.add_argument("--epochs", type=int, help="stretches or shortens all schedules alike")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--test-images", type=int, help="certify only the first so many")
+    args = parser.parse_args(arguments)
+    args.default = preset
+    return args
+
+
+def choose(args: argparse.Namespace, console: Console) -> tuple[str, Preset, _data.Data]:
+    """Preset and data; the digits where nothing was asked for and nothing can be had."""
+    name = args.preset or args.default
+    dataset = args.dataset or PRESETS[name].dataset
+    if args.dataset == "digits" and not args.preset:
+        name = "digits"
+    try:
+        data = _data.load(dataset, args.data_dir)
+    except _data.Unavailable as reason:
+        if args.dataset or args.data_dir:
+            sys.exit(f"{dataset} cannot be had: {reason}")
+        console.rule(f"[bold red]NO {dataset.upper()}")
+        console.print(f"[bold]{reason}.", highlight=False)
+        console.rule("[bold red]going on with scikit-learn's handwritten DIGITS")
+        name, data = args.preset or "digits", _data.digits()
+    preset = PRESETS[name] if args.epochs is None else PRESETS[name].scaled(args.epochs)
+    given = {k: getattr(args, k) for k in ("network", "bound", "batch_size", "learning_rate")}
+    return name, dataclasses.replace(preset, **{k: v for k, v in given.items() if v}), data
+
+
+def open_run(args: argparse.Namespace, out: str, config: dict) -> _train.Checkpoints:
+    """The run's folder: new, or continued if it is the same run."""
+    path, results = os.path.join(out, "run.json"), os.path.join(out, "results.json")
+    if os.path.exists(path) and args.resume:
+        with open(path) as file:
+            old = json.load(file)
+        changed = [key for key in config if old.get(key) != config[key]]
+        if changed:
+            sys.exit(f"{out} holds another run: {', '.join(changed)} differ; choose another --out")
+    elif os.path.exists(path):
+        if not (args.overwrite or os.path.exists(results)):
+            sys.exit(
+                f"{out} holds an unfinished run: --resume continues it, --overwrite discards it"
+            )
+        shutil.rmtree(os.path.join(out, "checkpoints"), ignore_errors=True)
+    if os.path.exists(results):
+        os.remove(results)
+    os.makedirs(out, exist_ok=True)
+    _train.write_json(path, config)
+    return _train.Checkpoints(os.path.join(out, "checkpoints"))
+
+
+def train(preset: Preset, data: _data.Data, seed: int, checkpoints, console: Console):
+    """Trains under a progress bar, with a line for every epoch; stops where training goes wrong."""
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        steps = (len(data.x_train) - preset.validation) // preset.batch_size
+        task = progress.add_task("training", total=steps * preset.epochs)
+
+        def report(epoch, step, m):
+            text = f"epoch {epoch + 1}/{preset.epochs} {describe(m)}"
+            progress.update(task, completed=epoch * steps + step, description=text)
+
+        def epoch_done(m):
+            line = f"epoch {m['epoch']:>3} {describe(m)} {m['seconds']:.1f} s"
+            progress.console.print(line, highlight=False)
+
+        try:
+            return _train.train(preset, data, seed, checkpoints, report, epoch_done)
+        except _train.Diverged as reason:
+            kept = checkpoints.latest()
+            sys.exit(
+                f"training stopped: {reason}. "
+                + (f"The checkpoint of epoch {kept} is kept. " if kept else "")
+                + "A lower --learning-rate or a longer ramp (--epochs) helps."
+            )
+
+
+def describe(m: dict[str, float]) -> str:
+    errors = {
+        "error": "clean",
+        "verified_error": "verified",
+        "validation_error": "validation, verified",
+    }
+    shown = (f"{text} {100 * m[key]:.1f} %" for key, text in errors.items() if key in m)
+    return (
+        f"eps {255 * m['eps']:.2f}/255 loss {m['loss']:.3f} (clean {m['clean_loss']:.3f}, "
+        f"robust {m['robust_loss']:.3f}) errors: {', '.join(shown)}"
+    )
+
+
+def certify(net, variables, preset: Preset, x: np.ndarray, y: np.ndarray, console: Console):
+    """Radius -> evaluation of the test images."""
+    evaluate = training.evaluator(
+        net.apply,
+        METHODS,
+        batch_sizes={"CROWN-IBP": 64, "CROWN-LBP": preset.lbp_batch},
+        limits={"CROWN-LBP": preset.lbp_images},
+        attack_steps=preset.pgd_steps,
+        attack_restarts=preset.pgd_restarts,
+    )
+    evaluations = {}
+    with Progress(console=console, transient=True) as progress:
+        for eps in preset.eps_test:
+            tasks: dict[str, int] = {}
+
+            def tell(stage, done, total, tasks=tasks):
+                if stage not in tasks:
+                    tasks[stage] = progress.add_task(stage, total=total)
+                progress.update(tasks[stage], completed=done, total=total)
+
+            evaluations[eps] = evaluate(variables, x, y, eps, tell)
+    return evaluations
+
+
+def draw(path: str, title: str, net, variables, preset: Preset, history, x, y) -> None:
+    """The curves of the run, and the bounds of a few test images."""
+    methods = {key: METHODS[key] for key in ("IBP", "CROWN-IBP")}
+    eps = preset.eps_test[0]
+    clean, bounds = _report.margin_bounds(net.apply, variables, x, y, eps, methods)
+    title = f"{title}, eps {255 * eps:.3g}/255"
+    _report.plot_run(path, title, history, x, y, clean, bounds)
+
+
+def main(arguments: list[str] | None = None, preset: str = "smoke", description=None) -> dict:
+    args, console, started = parse(arguments, preset, description), Console(), time.monotonic()
+    name, recipe, data = choose(args, console)
+    out = args.out or os.path.join("runs", f"{name}-{data.name}-{args.seed}")
+    console.print(f"{name} on {data}, {jax.default_backend()}; writing to {out}", highlight=False)
+    fields = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    config = {"preset": name, "recipe": fields, "data": str(data), "dataset": data.name}
+    checkpoints = open_run(args, out, config | {"seed": args.seed})
+    state, history = train(recipe, data, args.seed, checkpoints, console)
+    trained = time.monotonic() - started
+    net, count = _train.classifier(recipe, data), args.test_images
+    variables, selection = _train.chosen(recipe, state)
+    x, y = data.x_test[:count].astype(np.float32) / 255, data.y_test[:count]
+    evaluations = certify(net, variables, recipe, x, y, console)
+    title = f"{name} (seed {args.seed}) on {data}"
+    _report.print_table(console, f"{title}; {selection}", evaluations)
+    picture = os.path.join(out, "picture.png")
+    draw(picture, title, net, variables, recipe, history, x[:6], y[:6])
+    results = config | {
+        "seed": args.seed,
+        "selection": selection,
+        "backend": jax.default_backend(),
+        "seconds": {"train": trained, "total": time.monotonic() - started},
+        "history": history,
+        "evaluation": {str(eps): result.summary() for eps, result in evaluations.items()},
+    }
+    _report.write_csv(os.path.join(out, "results.csv"), evaluations)
+    _report.plot_classes(os.path.join(out, "classes.png"), title, evaluations)
+    _train.write_json(os.path.join(out, "results.json"), results)
+    console.print(f"{time.monotonic() - started:.0f} s in all; {out}/results.json, {picture}")
+    return results
+
+
+def script(description: str, preset: str) -> None:
+    """A command-line program: its own documentation, and the recipe that it runs unless told otherwise."""
+    found = main(preset=preset, description=description.splitlines()[0])
+    if any(any(e["contradictions"].values()) for e in found["evaluation"].values()):
+        sys.exit("a verified image was attacked successfully: a bound is unsound")
