@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import primitives as jp
 
 from jaxbound import _arithmetic as arithmetic
@@ -145,9 +147,21 @@ def_turning(program.gelu_erf, lambda: (GELU_ERF_TURN,))
 def_turning(program.gelu_tanh, lambda: (GELU_TANH_TURN,))
 def_turning(program.leaky_relu, lambda slope: (0.0,))
 def_turning(program.elu, lambda alpha: (0.0,))
-def_turning(program.ramp, lambda r, eta: (0.0, r))
 
 
+def _ramp(x, r, eta, **_):
+    """Non-decreasing unless the outer slope is negative: then the kinks count, at twice the cost."""
+
+    def fn(z):
+        return program.ramp.bind(z, r, eta)
+
+    ends = lambda: Interval(fn(x.lower), fn(x.upper))
+    return lax.cond(
+        jnp.all(jnp.greater_equal(eta, 0)), ends, lambda: arithmetic.image(fn, x, 0.0, r)
+    )
+
+
+interval_rules[program.ramp] = IntervalRule(_ramp, (0,))
 interval_rules[jp.integer_pow_p] = IntervalRule(arithmetic.integer_pow)
 interval_rules[jp.pow_p] = IntervalRule(arithmetic.power, (0,))
 

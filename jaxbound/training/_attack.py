@@ -66,7 +66,8 @@ def pgd(
     def attack(restart) -> Attack:
         walk = start_walk(fn, box, label, key, restart)
         advance = lambda i, walk: move(fn, box, label, walk, sizes[i])
-        return jax.lax.fori_loop(0, steps + 1, advance, walk).worst
+        # XLA:CPU is slow in loops: short ones are written out.
+        return jax.lax.fori_loop(0, steps + 1, advance, walk, unroll=steps < 10).worst
 
     found = jax.lax.map(attack, jnp.arange(restarts))
     return jax.tree.map(lambda leaf: leaf[jnp.argmin(found.margins.min(-1))], found)  # NaN is least
