@@ -69,6 +69,8 @@ def pgd(
         # XLA:CPU is slow in loops: short ones are written out.
         return jax.lax.fori_loop(0, steps + 1, advance, walk, unroll=steps < 10).worst
 
+    if restarts == 1:
+        return attack(0)
     found = jax.lax.map(attack, jnp.arange(restarts))
     return jax.tree.map(lambda leaf: leaf[jnp.argmin(found.margins.min(-1))], found)  # NaN is least
 
