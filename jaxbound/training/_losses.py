@@ -230,7 +230,7 @@ def _blend(logits, label, robust, lower, kappa) -> tuple[jax.Array, LossTerms]:
     return _mean(kappa, clean, robust), LossTerms(clean, robust, logits, lower)
 
 
-def _mean(weight: jax.typing.ArrayLike, first: jax.Array, second: jax.Array) -> jax.Array:
+def _mean(weight, first, second):
     """`weight * first + (1 - weight) * second`, without what a Python 0 multiplies.
 
     XLA computes `0 * x`, and all that its gradient goes through, lest x is infinite or NaN.
