@@ -1,4 +1,4 @@
-"""Networks at random weights, images in boxes and their labels: what the benchmark of speed measures."""
+"""Networks at random weights, images in boxes and their labels: what the benchmarks of cost measure."""
 
 import functools
 from collections.abc import Callable
@@ -61,16 +61,16 @@ def apply(model, variables, x):
 
 
 @functools.cache
-def weights(name: str) -> Any:
+def weights(setting: Setting) -> Any:
     """Random weights; BatchNorm with the statistics of random images."""
-    model, shape, _ = NETWORKS[name]
+    model, shape, _ = setting
     images = jax.random.uniform(jax.random.key(2), (32, *shape))
     variables = jax.jit(model.init)(jax.random.key(1), images)
     return jax.jit(networks.clean_pass, static_argnums=0)(model, variables, images).frozen
 
 
-def problem(name: str, batch: int) -> Problem:
-    model, shape, eps = NETWORKS[name]
+def problem(setting: Setting, batch: int) -> Problem:
+    model, shape, eps = setting
     images = jax.random.uniform(jax.random.key(0), (batch, *shape))
-    labels = jnp.argmax(jax.jit(model.apply)(weights(name), images), -1)
-    return Problem(model, weights(name), images, labels, eps)
+    labels = jnp.argmax(jax.jit(model.apply)(weights(setting), images), -1)
+    return Problem(model, weights(setting), images, labels, eps)

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend import core as jax_core
 
 # A single heap for all threads (M_ARENA_MAX), so that `peak_mb` can give back what is free in it.
 with contextlib.suppress(AttributeError, TypeError):
@@ -22,21 +23,63 @@ with contextlib.suppress(AttributeError, TypeError):
 class Timed:
     """A compiled function on its arguments, with the seconds that tracing and compiling took."""
 
-    def __init__(self, fn: Callable, *args: Any):
+    def __init__(self, fn: Callable, *args: Any, **options: Any):
         start = time.perf_counter()
-        lowered = jax.jit(fn).lower(*args)
+        traced = jax.jit(fn, **options).trace(*args)
+        lowered, self.jaxpr = traced.lower(), traced.jaxpr
         self.trace_s = time.perf_counter() - start
         self.compiled, self.args = lowered.compile(), args
         self.compile_s = time.perf_counter() - start - self.trace_s
 
     @property
     def memory(self) -> int:
-        """Bytes of temporaries and results while it runs."""
+        """Bytes of temporaries and results while it runs, but of results in the place of arguments."""
         analysis = self.compiled.memory_analysis()
-        return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+        results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+        return analysis.temp_size_in_bytes + results
+
+    @property
+    def flops(self) -> float:
+        """Operations by XLA's analysis, before XLA changes the program: the same on any device.
+
+        It counts one turn of a loop, so loops are written out.
+        """
+        fn, avals = jax_core.jaxpr_as_fun(unrolled(self.jaxpr)), self.jaxpr.in_avals
+        return jax.jit(fn).lower(*avals).cost_analysis()["flops"]
 
     def __call__(self) -> Any:
         return jax.block_until_ready(self.compiled(*self.args))
+
+
+class Step(Timed):
+    """A compiled `(state, *args) -> (state, value)`; the state is donated.
+
+    Each call takes it from the list `holder`, and puts the next one there.
+    """
+
+    def __init__(self, fn: Callable, holder: list, *args: Any):
+        super().__init__(fn, *holder, *args, donate_argnums=0)
+        self.args, self.holder = args, holder
+
+    def __call__(self) -> Any:
+        state, value = jax.block_until_ready(self.compiled(self.holder.pop(), *self.args))
+        self.holder.append(state)
+        return value
+
+
+def unrolled(part: Any) -> Any:
+    """A jaxpr, or a part of one, without loops of known lengths."""
+    match part:
+        case jax_core.ClosedJaxpr():
+            return part.replace(jaxpr=unrolled(part.jaxpr))
+        case jax_core.Jaxpr():
+            return part.replace(eqns=[unrolled(eqn) for eqn in part.eqns])
+        case jax_core.JaxprEqn():
+            params = {name: unrolled(value) for name, value in part.params.items()}
+            if part.primitive is jax.lax.scan_p:
+                params["unroll"] = params["length"]
+            return part.replace(params=params)
+    return part
 
 
 def seconds(run: Callable[[], Any], repeats: int = 1) -> np.ndarray:

@@ -108,7 +108,7 @@ def all_methods(args: argparse.Namespace, peer: ModuleType | None) -> Iterator[d
     for name, method in itertools.product(args.networks, args.methods):
         record = {}
         for batch in sorted(args.batches):
-            given, before = problem(name, batch), record
+            given, before = problem(NETWORKS[name], batch), record
             record = {"network": name, "method": method, "batch": batch, "eps": given.eps}
             record |= measure(given, method, before, args, peer)
             print(line(record, peer), flush=True)

@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxbound import networks
@@ -103,3 +105,32 @@ def test_a_missing_peer_is_named(run, speed, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run(speed, "--peer", "auto_lirpa")
     assert "auto_LiRPA" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_training_cost(run, monkeypatch, capsys):
+    cost, timing = importlib.import_module("training_cost"), importlib.import_module("_timing")
+    monkeypatch.setattr(cost, "medians", functools.partial(timing.medians, most=1))
+    model = networks.ConvNet((), (5,), classes=3, batch_norm=True)
+    setting = cost.NETWORKS["mlp"]._replace(model=model, shape=(3, 3, 1))
+    monkeypatch.setitem(cost.SETTINGS, "dense", setting)
+    chosen = ("PGD-7", "SingleProp, constant", "IBP, kappa 0", "IBP, kappa .5, ParamRamp")
+    report = run(cost, "--networks", "dense", "--batch", "2", "--methods", *chosen)
+
+    steps = {record["method"]: record for record in report["steps"]}
+    assert list(steps) == ["forward", "plain", *chosen]
+    assert "| IBP, kappa 0 |" in capsys.readouterr().out
+    for record in steps.values():
+        assert record["plain_ms_ratio"] > 0 and record["memory_mb"] > 0
+    flops = {method: record["plain_flops_ratio"] for method, record in steps.items()}
+    assert flops["forward"] < 1 < flops["IBP, kappa 0"] < flops["IBP, kappa .5, ParamRamp"]
+
+
+def test_operations_count_every_turn_of_a_loop(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    timed, square = importlib.import_module("_timing").Timed, jnp.ones((8, 8))
+
+    def power(turns):
+        return timed(lambda x: jax.lax.fori_loop(0, turns, lambda _, y: x @ y, x), square)
+
+    assert power(5).flops == pytest.approx(5 * power(1).flops, rel=0.1)

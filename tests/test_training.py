@@ -111,6 +111,21 @@ def test_kappa_weighs_the_clean_loss(small):
     assert (terms.robust >= terms.clean).all()
 
 
+def test_what_a_python_zero_multiplies_costs_nothing(small):
+    apply, params, images, labels = small
+
+    def convolutions(loss, **weights):
+        total = batch_loss(loss, apply, labels, 0.05, **weights)
+        step = jax.jit(jax.grad(lambda *call: total(*call)[0]))
+        return step.lower(params, images).as_text().count("stablehlo.convolution")
+
+    alone = convolutions(training.ibp_loss, kappa=0.0)
+    assert alone < convolutions(training.ibp_loss, kappa=jnp.array(0.0))
+    assert alone == convolutions(training.crown_ibp_loss, kappa=0.0, beta=0.0)
+    crown = convolutions(training.crown_ibp_loss, kappa=0.0, beta=1.0)
+    assert alone < crown < convolutions(training.crown_ibp_loss, kappa=0.0, beta=jnp.array(1.0))
+
+
 def test_training_lowers_the_certified_loss(small):
     apply, params, images, labels = small
     loss = batch_loss(training.crown_ibp_loss, apply, labels, 0.02)

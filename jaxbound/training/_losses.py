@@ -58,7 +58,7 @@ def ibp_loss(
       x: the clean example.
       label: its class, an integer scalar.
       box: the inputs to be robust on.
-      kappa: weight of the clean loss.
+      kappa: weight of the clean loss; a Python 0 drops its cost too.
 
     Returns:
       The loss, and its `LossTerms`: the order that `jax.value_and_grad(..., has_aux=True)` takes.
@@ -87,8 +87,9 @@ def crown_ibp_loss(
       x: the clean example.
       label: its class, an integer scalar.
       box: the inputs to be robust on.
-      kappa: weight of the clean loss.
-      beta: weight of the CROWN-IBP bound, in [0, 1]; a traced 0 still pays for its backward walk.
+      kappa: weight of the clean loss; a Python 0 drops its cost too.
+      beta: weight of the CROWN-IBP bound, in [0, 1]; a traced 0 still pays for its backward walk, a
+        Python 0 does not.
       relaxation: lines of the backward walk, as in `jaxbound.crown_ibp`.
 
     Returns:
@@ -102,7 +103,7 @@ def crown_ibp_loss(
         return jb.margins(fn(x), label)
 
     crown = jb.crown_ibp(margins, box, relaxation=relaxation).lower
-    lower = beta * crown + (1 - beta) * jb.ibp(margins, box).lower
+    lower = _mean(beta, crown, jb.ibp(margins, box).lower)
     return _blend(fn(x), label, worst_case_cross_entropy(lower), lower, kappa)
 
 
@@ -126,7 +127,7 @@ def fused_crown_ibp_loss(
       x: the clean example.
       label: its class, an integer scalar.
       box: the inputs to be robust on.
-      kappa: weight of the clean loss.
+      kappa: weight of the clean loss; a Python 0 drops its cost too.
       beta: weight of the bound by CROWN-IBP on `exp(cross-entropy)`, against that by IBP, in [0, 1].
       relaxation: lines of the backward walk, as in `jaxbound.crown_ibp`.
 
@@ -150,7 +151,7 @@ def fused_crown_ibp_loss(
     slope = highest * jnp.where(upper > lower, -jnp.expm1(-width) / width, 1)
     row = jb.crown_ibp(lambda x: -jnp.dot(slope, margins(x)), box, relaxation=relaxation).upper
     interval = jnp.exp(-shift) + highest.sum()
-    total = beta * (interval + row + jnp.dot(slope, lower)) + (1 - beta) * interval
+    total = _mean(beta, interval + row + jnp.dot(slope, lower), interval)
     robust = jnp.log(jnp.maximum(total, jnp.finfo(total.dtype).tiny)) + shift
     return _blend(fn(x), label, robust, lower, kappa)
 
@@ -210,7 +211,7 @@ def adversarial_loss(
       label: its class, an integer scalar.
       box: the inputs to be robust on.
       key: randomness of the attack's start.
-      kappa: weight of the clean loss.
+      kappa: weight of the clean loss; a Python 0 drops its cost too.
       steps: of the attack.
 
     Returns:
@@ -226,4 +227,14 @@ def adversarial_loss(
 
 def _blend(logits, label, robust, lower, kappa) -> tuple[jax.Array, LossTerms]:
     clean = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    return kappa * clean + (1 - kappa) * robust, LossTerms(clean, robust, logits, lower)
+    return _mean(kappa, clean, robust), LossTerms(clean, robust, logits, lower)
+
+
+def _mean(weight, first, second):
+    """`weight * first + (1 - weight) * second`, without what a Python 0 multiplies.
+
+    XLA computes `0 * x`, and all that its gradient goes through, lest x is infinite or NaN.
+    """
+    if isinstance(weight, int | float) and weight in (0, 1):
+        return first if weight else second
+    return weight * first + (1 - weight) * second
