@@ -44,7 +44,9 @@ class Preset:
     drops: tuple[float, ...]  # epochs after which the learning rate is multiplied by `drop`
     eps_train: float
     eps_test: tuple[float, ...]
-    ramp_start: float  # epochs at eps = 0
+    ramp_start: (
+        float  # epochs at eps = 0; whole ones, if ParamRamp's kinks are to be set after them
+    )
     ramp_length: float  # epochs from eps = 0 to eps_train
     drop: float = 0.1
     smooth: bool = False  # the shape of the ramp
@@ -234,7 +236,15 @@ PRESETS = {
         _MNIST_SMALL, kappa=None, ramp_start=0, smooth=True, ibp_init=True, regularizer=0.5
     ),
     "mnist_small_ramp": dataclasses.replace(
-        _MNIST_SMALL, bound="crown_ibp", kappa=None, eta=0.01, eta_start=7, eta_length=7
+        _MNIST_SMALL,
+        bound="crown_ibp",
+        epochs=12,
+        drops=(9, 11),
+        ramp_length=5,
+        kappa=None,
+        eta=0.01,
+        eta_start=4,
+        eta_length=4,
     ),
     "mnist_.3": dataclasses.replace(_MNIST, eps_test=(0.3,)),
     "mnist_.4": _MNIST,

@@ -277,8 +277,9 @@ def summarise(metrics: list[dict], epoch: int, seconds: float, state: Any) -> di
     }
     for i, loss in enumerate(columns["loss"]):
         check({"loss": loss, "eps": columns["eps"][i]}, epoch, i)
-    finite = jax.tree.map(lambda leaf: bool(jnp.isfinite(leaf).all()), state["variables"])
-    if not all(jax.tree.leaves(finite)):
+    # A kink of ParamRamp is infinite until it is set.
+    leaves = jax.tree.leaves(state["variables"])
+    if not all(bool((jnp.isfinite(leaf) | (leaf == jnp.inf)).all()) for leaf in leaves):
         raise Diverged(f"parameters are not finite after epoch {epoch + 1}")
     means = {key: float(column.mean()) for key, column in columns.items()}
     return means | {"eps": float(columns["eps"][-1]), "epoch": epoch + 1, "seconds": seconds}
