@@ -176,6 +176,7 @@ def main(arguments: list[str] | None = None, preset: str = "smoke", description=
     trained = time.monotonic() - started
     net, count = _train.classifier(recipe, data), args.test_images
     variables, selection = _train.chosen(recipe, state)
+    _train.save_weights(os.path.join(out, "weights.npz"), variables)
     x, y = data.x_test[:count].astype(np.float32) / 255, data.y_test[:count]
     evaluations = certify(net, variables, recipe, x, y, console)
     title = f"{name} (seed {args.seed}) on {data}"

@@ -17,6 +17,7 @@ import optax
 import orbax.checkpoint as ocp
 from _data import Data
 from _presets import Preset
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -283,6 +284,20 @@ def summarise(metrics: list[dict], epoch: int, seconds: float, state: Any) -> di
         raise Diverged(f"parameters are not finite after epoch {epoch + 1}")
     means = {key: float(column.mean()) for key, column in columns.items()}
     return means | {"eps": float(columns["eps"][-1]), "epoch": epoch + 1, "seconds": seconds}
+
+
+def save_weights(path: str, variables: Any) -> None:
+    """Writes the variables in half precision, all of them or nothing; `load_weights` reads them."""
+    flat = flatten_dict(jax.device_get(variables), sep="/")
+    with open(path + ".tmp", "wb") as file:
+        np.savez_compressed(file, **{name: x.astype(np.float16) for name, x in flat.items()})
+    os.replace(path + ".tmp", path)
+
+
+def load_weights(path: str) -> Any:
+    with np.load(path) as file:
+        flat = {name: jnp.float32(file[name]) for name in file.files}
+    return unflatten_dict(flat, sep="/")
 
 
 def write_json(path: str, value: Any) -> None:

@@ -1,6 +1,7 @@
 """Certifies images with a trained checkpoint, method by method.
 
     python examples/certify.py runs/laptop-cifar10-0 --eps 1
+    python examples/certify.py benchmarks/networks/mnist_small_ramp --data-dir ~/tensorflow_datasets
     python examples/certify.py                              # trains a tiny network first
 
 Prints every image's smallest margin and its lower bounds, and plots all margins, to certified.png
@@ -38,12 +39,14 @@ def load(run: str, data_dir: str | None):
         config = json.load(file)
     lists = {k: tuple(v) if isinstance(v, list) else v for k, v in config["recipe"].items()}
     preset, data = Preset(**lists), _data.load(config["dataset"], data_dir)
-    checkpoints = _train.Checkpoints(os.path.join(run, "checkpoints"))
-    if checkpoints.latest() is None:
-        raise FileNotFoundError(f"{run} holds no checkpoint yet")
-    net = _train.classifier(preset, data)
-    state, _ = checkpoints.restore(_train.initial_state(net, preset, data, config["seed"]))
-    return preset, data, net, _train.chosen(preset, state)[0]
+    net, weights = _train.classifier(preset, data), os.path.join(run, "weights.npz")
+    checkpoints = os.path.join(run, "checkpoints")
+    if os.path.isdir(checkpoints) and (newest := _train.Checkpoints(checkpoints)).latest():
+        state, _ = newest.restore(_train.initial_state(net, preset, data, config["seed"]))
+        return preset, data, net, _train.chosen(preset, state)[0]
+    if os.path.exists(weights):
+        return preset, data, net, _train.load_weights(weights)
+    raise FileNotFoundError(f"{run} holds neither a checkpoint nor weights.npz yet")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,8 +4,8 @@
     python examples/cifar_crown_ibp.py --preset smoke       # everything, in under a minute
     python examples/cifar_crown_ibp.py --preset cifar_8 --data-dir ~/tensorflow_datasets
 
-Writes run.json, checkpoints, results.json, results.csv, picture.png and classes.png to --out. A run
-that was stopped goes on with --resume.
+Writes run.json, checkpoints, weights.npz, results.json, results.csv, picture.png and classes.png to
+--out. A run that was stopped goes on with --resume.
 """
 
 import _run

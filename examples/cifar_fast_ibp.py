@@ -3,8 +3,8 @@
     python examples/cifar_fast_ibp.py                                  # a small network, on a CPU
     python examples/cifar_fast_ibp.py --preset cifar_8_cnn7            # the paper's CNN-7, on a GPU
 
-Writes run.json, checkpoints, results.json, results.csv, picture.png and classes.png to --out. A run
-that was stopped goes on with --resume.
+Writes run.json, checkpoints, weights.npz, results.json, results.csv, picture.png and classes.png to
+--out. A run that was stopped goes on with --resume.
 """
 
 import _run

@@ -2,8 +2,8 @@
 
     python examples/mnist_paramramp.py --data-dir ~/tensorflow_datasets
 
-Writes run.json, checkpoints, results.json, results.csv, picture.png and classes.png to --out. A run
-that was stopped goes on with --resume.
+Writes run.json, checkpoints, weights.npz, results.json, results.csv, picture.png and classes.png to
+--out. A run that was stopped goes on with --resume.
 """
 
 import _run

@@ -4,8 +4,8 @@ SingleProp proves nothing: the errors that are called verified come from bounds,
 
     python examples/mnist_singleprop.py --data-dir ~/tensorflow_datasets
 
-Writes run.json, checkpoints, results.json, results.csv, picture.png and classes.png to --out. A run
-that was stopped goes on with --resume.
+Writes run.json, checkpoints, weights.npz, results.json, results.csv, picture.png and classes.png to
+--out. A run that was stopped goes on with --resume.
 """
 
 import _run
