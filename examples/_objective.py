@@ -24,10 +24,10 @@ class Phase(NamedTuple):
 
 def phase_of(preset: Preset, start_eps: float, end_eps: float) -> Phase:
     """The phase of an epoch with these radii at its ends."""
-    regularized = preset.regularizer > 0 and start_eps < preset.eps_train
+    regularized = preset.regularizer > 0 and not preset.grown(start_eps)
     if end_eps == 0:
         return Phase("clean", regularized)
-    settled = start_eps >= preset.eps_train and preset.beta == 0
+    settled = preset.grown(start_eps) and preset.beta == 0
     by_rows = preset.bound in ("crown_ibp", "fused")
     return Phase("ibp" if by_rows and settled else preset.bound, regularized)
 

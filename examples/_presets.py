@@ -93,6 +93,10 @@ class Preset:
         shape = training.smoothed_eps if self.smooth else training.linear_eps
         return shape(start, end, self.eps_train)
 
+    def grown(self, eps: float) -> bool:
+        """Whether a radius of the schedule is the final one, up to rounding."""
+        return eps >= self.eps_train * (1 - 1e-6)
+
     def slope(self, steps_per_epoch: int) -> optax.Schedule:
         """ParamRamp's, over the steps."""
         eta = self.eta or 0.0

@@ -157,9 +157,9 @@ def initial_state(net: Classifier, preset: Preset, data: Data, seed: int) -> dic
 
 def chosen(preset: Preset, state: dict[str, Any]) -> tuple[Any, str]:
     """The variables to certify, and how they were chosen: never by test images."""
-    if not preset.validation:
+    best = state.get("best")
+    if best is None or not best["epoch"]:  # eps never grew
         return state["variables"], "last epoch"
-    best = state["best"]
     how = (
         f"epoch {int(best['epoch'])}, chosen by IBP on {preset.validation} training images held out"
     )
@@ -251,7 +251,7 @@ def after_epoch(preset: Preset, state, metrics: dict[str, float], validate) -> N
     if preset.kappa == "adaptive":
         losses = metrics["clean_loss"], metrics["robust_loss"]
         state["kappa"] = jnp.float32(training.adaptive_kappa(*losses))
-    if preset.validation and metrics["eps"] >= preset.eps_train:
+    if preset.validation and preset.grown(metrics["eps"]):
         metrics["validation_error"] = error = validate(state["variables"])
         if error < state["best"]["error"]:
             best = {"variables": jax.tree.map(jnp.copy, state["variables"])}

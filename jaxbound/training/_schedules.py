@@ -65,7 +65,9 @@ def linear_eta(start: int, end: int, eta: float = 0.01) -> optax.Schedule:
     0.004999999888241291
     """
     _check_steps(start, end)
-    return optax.linear_schedule(eta, 0.0, end - start, start)
+    falling = optax.linear_schedule(eta, 0.0, end - start, start)
+    # Rounding must not make a slope negative: ParamRamp would decrease.
+    return lambda step: jnp.maximum(falling(step), 0.0)
 
 
 def _check_steps(start: int, end: int) -> None:
