@@ -66,9 +66,10 @@ def loss_of(preset: Preset, phase: Phase, fn, x, y, eps, key, kappa, beta):
 def make_loss(net: Any, preset: Preset) -> Callable:
     """`loss(params, variables, x, y, eps, adaptive, key, phase) -> (loss, (metrics, running))` of a batch."""
 
-    def regularizers(fn, x, eps):
+    def regularizers(variables, x, eps):
         def bounds(x):
             box = jb.linf_ball(x, jnp.maximum(eps, LEAST_EPS), clip=(0.0, 1.0))
+            fn = functools.partial(net.apply, variables)
             return jb.intermediate_bounds(fn, box, method=jb.ibp), jb.ibp(net.normalise, box)
 
         return sum(training.bound_regularizers(*jax.vmap(bounds)(x)))
@@ -77,33 +78,31 @@ def make_loss(net: Any, preset: Preset) -> Callable:
         used = params
         if preset.ramp_noise:
             used = networks.noisy_ramps(key, params, scale=preset.ramp_noise)
-        used, x, eps, adaptive = as_type(preset.dtype, (used, x, eps, adaptive))
         clean = net.clean_pass(variables | {"params": used}, x)
-        fn, (kappa, beta) = (
-            functools.partial(net.apply, clean.frozen),
-            weights(preset, eps, adaptive),
-        )
+        rounded = as_type(preset.dtype, clean.frozen)
+        fn = lambda x: as_type("float32", net.apply(rounded, as_type(preset.dtype, x)))
+        kappa, beta = weights(preset, eps, adaptive)
         each = functools.partial(loss_of, preset, phase, fn, eps=eps, kappa=kappa, beta=beta)
         losses, terms = jax.vmap(lambda x, y, key: each(x, y, key=key))(
             x, y, jax.random.split(key, len(x))
         )
-        losses, terms = as_type("float32", (losses, terms))
         total = losses.mean()
         if phase.regularized:
             weight = training.regularizer_weight(eps, preset.eps_train, preset.regularizer)
-            total += (weight * regularizers(fn, x, eps)).astype(total.dtype)
+            total += weight * regularizers(clean.frozen, x, eps)
         if preset.l1:
             total += preset.l1 * training.kernel_l1(params)
         metrics = {
             "loss": total,
             "clean_loss": terms.clean.mean(),
-            "robust_loss": terms.robust.mean(),
             "error": jnp.mean(terms.logits.argmax(-1) != y),
-            "eps": eps.astype(jnp.float32),
+            "eps": eps,
         }
-        if terms.lower is not None:
+        if phase.loss != "clean":
+            metrics["robust_loss"] = terms.robust.mean()
+        if terms.lower is not None and preset.dtype == "float32":  # else rounding is no detail
             metrics["verified_error"] = jnp.mean(~(terms.lower > 0).all(-1))
-        return total, (metrics, as_type("float32", clean.running))
+        return total, (metrics, clean.running)
 
     return loss
 

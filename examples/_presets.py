@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,7 @@ class Preset:
     bound: str = "crown_ibp"  # one of BOUNDS
     relaxation: str = "adaptive"  # of its lines
     kappa: float | str | None = (
-        0.5  # final weight of the clean loss; "adaptive"; None: it has none from the start
+        0.5  # final weight of the clean loss; "adaptive": by the last epoch; None: none from the start
     )
     beta: float = 0.0  # final weight of the CROWN-IBP bound
     attack_steps: int = 7  # of "pgd"
@@ -77,11 +78,13 @@ class Preset:
     def scaled(self, epochs: int) -> "Preset":
         """The same recipe in another number of epochs, all its schedules stretched alike."""
         share = epochs / self.epochs
+        start = self.ramp_start * share
         return dataclasses.replace(
             self,
             epochs=epochs,
             drops=tuple(drop * share for drop in self.drops),
-            ramp_start=self.ramp_start * share,
+            # ParamRamp's kinks are set between epochs, when those at eps = 0 have ended.
+            ramp_start=start if self.eta is None else math.ceil(start),
             ramp_length=self.ramp_length * share,
             eta_start=self.eta_start * share,
             eta_length=self.eta_length * share,

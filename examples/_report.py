@@ -140,7 +140,7 @@ def plot_run(path: str, title: str, history: Sequence[dict], images, labels, cle
     losses, errors = top.subplots(1, 2)
     epochs = [h["epoch"] for h in history]
     for key, label in (("clean_loss", "clean"), ("robust_loss", "robust")):
-        losses.plot(epochs, [h[key] for h in history], label=label)
+        losses.plot(epochs, [h.get(key, np.nan) for h in history], label=label)
     for key, label in (("error", "clean"), ("verified_error", "verified")):
         errors.plot(epochs, [100 * h.get(key, np.nan) for h in history], label=label)
     losses.set(xlabel="epoch", ylabel="cross-entropy (training)", yscale="log")

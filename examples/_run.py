@@ -80,13 +80,13 @@ def open_run(args: argparse.Namespace, out: str, config: dict) -> _train.Checkpo
         if changed:
             sys.exit(f"{out} holds another run: {', '.join(changed)} differ; choose another --out")
     elif os.path.exists(path):
-        if not (args.overwrite or os.path.exists(results)):
-            sys.exit(
-                f"{out} holds an unfinished run: --resume continues it, --overwrite discards it"
-            )
+        if not args.overwrite:
+            kind = "a finished" if os.path.exists(results) else "an unfinished"
+            sys.exit(f"{out} holds {kind} run: --resume continues it, --overwrite discards it")
         shutil.rmtree(os.path.join(out, "checkpoints"), ignore_errors=True)
-    if os.path.exists(results):
-        os.remove(results)
+    for old in (results, os.path.join(out, "weights.npz")):
+        if os.path.exists(old):
+            os.remove(old)
     os.makedirs(out, exist_ok=True)
     _train.write_json(path, config)
     return _train.Checkpoints(os.path.join(out, "checkpoints"))
@@ -125,10 +125,9 @@ def describe(m: dict[str, float]) -> str:
         "validation_error": "validation, verified",
     }
     shown = (f"{text} {100 * m[key]:.1f} %" for key, text in errors.items() if key in m)
-    return (
-        f"eps {255 * m['eps']:.2f}/255 loss {m['loss']:.3f} (clean {m['clean_loss']:.3f}, "
-        f"robust {m['robust_loss']:.3f}) errors: {', '.join(shown)}"
-    )
+    robust = f", robust {m['robust_loss']:.3f}" if "robust_loss" in m else ""
+    losses = f"loss {m['loss']:.3f} (clean {m['clean_loss']:.3f}{robust})"
+    return f"eps {255 * m['eps']:.2f}/255 {losses} errors: {', '.join(shown)}"
 
 
 def certify(net, variables, preset: Preset, x: np.ndarray, y: np.ndarray, console: Console):
@@ -176,7 +175,9 @@ def main(arguments: list[str] | None = None, preset: str = "smoke", description=
     trained = time.monotonic() - started
     net, count = _train.classifier(recipe, data), args.test_images
     variables, selection = _train.chosen(recipe, state)
-    _train.save_weights(os.path.join(out, "weights.npz"), variables)
+    weights = os.path.join(out, "weights.npz")
+    _train.save_weights(weights, variables)
+    variables = _train.load_weights(weights)  # what is certified is what is kept
     x, y = data.x_test[:count].astype(np.float32) / 255, data.y_test[:count]
     evaluations = certify(net, variables, recipe, x, y, console)
     title = f"{name} (seed {args.seed}) on {data}"

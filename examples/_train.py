@@ -249,8 +249,8 @@ def shardings(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
 def after_epoch(preset: Preset, state, metrics: dict[str, float], validate) -> None:
     """What an epoch's results change: the weight of the clean loss, the best epoch."""
     if preset.kappa == "adaptive":
-        losses = metrics["clean_loss"], metrics["robust_loss"]
-        state["kappa"] = jnp.float32(training.adaptive_kappa(*losses))
+        robust = metrics.get("robust_loss", metrics["clean_loss"])
+        state["kappa"] = jnp.float32(training.adaptive_kappa(metrics["clean_loss"], robust))
     if preset.validation and preset.grown(metrics["eps"]):
         metrics["validation_error"] = error = validate(state["variables"])
         if error < state["best"]["error"]:
@@ -279,18 +279,23 @@ def summarise(metrics: list[dict], epoch: int, seconds: float, state: Any) -> di
     for i, loss in enumerate(columns["loss"]):
         check({"loss": loss, "eps": columns["eps"][i]}, epoch, i)
     # A kink of ParamRamp is infinite until it is set.
-    leaves = jax.tree.leaves(state["variables"])
-    if not all(bool((jnp.isfinite(leaf) | (leaf == jnp.inf)).all()) for leaf in leaves):
+    leaves = jax.tree_util.tree_leaves_with_path(state["variables"])
+    kinks = [path[-1:] == (jax.tree_util.DictKey("r"),) for path, _ in leaves]
+    finite = (
+        jnp.isfinite(x) | (k & (x == jnp.inf)) for k, (_, x) in zip(kinks, leaves, strict=True)
+    )
+    if not all(bool(of.all()) for of in finite):
         raise Diverged(f"parameters are not finite after epoch {epoch + 1}")
     means = {key: float(column.mean()) for key, column in columns.items()}
     return means | {"eps": float(columns["eps"][-1]), "epoch": epoch + 1, "seconds": seconds}
 
 
 def save_weights(path: str, variables: Any) -> None:
-    """Writes the variables in half precision, all of them or nothing; `load_weights` reads them."""
+    """Writes the variables in half precision where that holds them; `load_weights` reads them."""
     flat = flatten_dict(jax.device_get(variables), sep="/")
+    halves = {name: x.astype(np.float16) if abs(x).max() < 6e4 else x for name, x in flat.items()}
     with open(path + ".tmp", "wb") as file:
-        np.savez_compressed(file, **{name: x.astype(np.float16) for name, x in flat.items()})
+        np.savez_compressed(file, **halves)
     os.replace(path + ".tmp", path)
 
 

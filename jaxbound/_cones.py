@@ -17,9 +17,10 @@ Plan = tuple[dict[Var, Window], list[tuple[Equation, Needs]]]
 def cone(graph: Graph, target: Var) -> Crop | None:
     """What a block of elements of the input reaches before ``target``; None: no small windows."""
     behind = _behind(graph, target)
-    if len(graph.inputs) != 1 or any(len(eqn.outputs) != 1 for eqn in behind):
+    sources = [var for var in graph.inputs if var.uncertain]
+    if len(sources) != 1 or not all(map(_followed, behind)):
         return None
-    (source,) = graph.inputs
+    (source,) = sources
     axes = {axis for axis, n in enumerate(source.shape) if n > 1}
     blocks, found = _even(behind, source, axes)
     for axis in sorted(axes):
@@ -39,6 +40,11 @@ def _behind(graph: Graph, target: Var) -> list[Equation]:
             live |= set(eqn.moving.values())
             found.append(eqn)
     return found[::-1]
+
+
+def _followed(eqn: Equation) -> bool:
+    values = (*eqn.outputs, *eqn.moving.values())
+    return len(eqn.outputs) == 1 and all(var.is_float for var in values)
 
 
 def _cost(plan: Plan) -> int:

@@ -98,7 +98,8 @@ class Crop:
     def embedded(self, x, place: Sequence[Any]):
         """A window ``[K, *target.shape]`` in all of the target, with zeros elsewhere."""
         whole = tuple(map(all_of, self.shape))
-        starts = [first(span, place) for span in self.window if span.axis is not None]
+        spans = [span for span in self.window if span.axis is not None]
+        starts = [first(span, place).astype(jnp.int32) for span in spans]
         move = functools.partial(moved, window=whole, of=self.window)
         return jax.vmap(lambda x: move(x, *starts))(x).reshape(len(x), *self.shape)
 

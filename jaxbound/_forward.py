@@ -84,10 +84,19 @@ class Forward:
         self.relaxing, self.at_once, self.examples = relaxing, at_once, examples
         self.total = sum(var.size for var in regions)
         self.whole = self.total <= kept
-        relax = relaxing(env)
-        self._walk = lambda directions: linear_walk(graph, seeds(regions, directions), env, relax)
-        self._all, self._none = (self._walk(jnp.arange(n)) for n in (self.total, 0))
+        self._relax = relaxing(env)
+        self._all, self._none = (self._walk(jnp.arange(n), self._relax) for n in (self.total, 0))
         self.cone = functools.cache(functools.partial(cone, graph))
+
+    def _walk(self, directions, relax) -> Callable[[Var], Affine]:
+        return linear_walk(self.graph, seeds(self.regions, directions), self.env, relax)
+
+    def _offset(self, var: Var) -> Interval:
+        """Before the loops over coefficients: relaxations are made outside of them."""
+        if self.cone(var) is None:
+            return self._none(var).offset
+        # On the intervals of now, as the blocks.
+        return self._walk(jnp.arange(0), self.relaxing(self.env))(var).offset
 
     def linear(self, var: Var) -> Affine:
         """With all coefficients."""
@@ -100,9 +109,9 @@ class Forward:
             var.dtype,
             "bound fewer outputs, or by a method without them (jb.crown_ibp, jb.crown)",
         )
-        offset = self._none(var).offset  # first: makes the relaxations outside of the loop
+        offset = self._offset(var)
         if reached is None:
-            some = lambda directions: ends(self._walk(directions)(var).coeffs)
+            some = lambda directions: ends(self._walk(directions, self._relax)(var).coeffs)
             low, high = map_chunks(some, self.at_once(self.graph), self.total)
         else:
             low, high = self._from_blocks(reached)
@@ -113,7 +122,7 @@ class Forward:
         regions, reached = list(self.regions.values()), self.cone(var)
         if reached is None and self.whole:
             return self._all(var).interval(regions)
-        offset = self._none(var).offset  # first, too
+        offset = self._offset(var)
         if reached is None:
             some = functools.partial(self._shares, var)
             at_once, count = self.at_once(self.graph), self.total
@@ -131,7 +140,7 @@ class Forward:
 
     def _shares(self, var: Var, directions):
         """What some elements add to the supports of both ends, per region."""
-        low, high = ends(self._walk(directions)(var).coeffs)
+        low, high = ends(self._walk(directions, self._relax)(var).coeffs)
         found, first = [], 0
         for region in self.regions.values():
             local = directions - first

@@ -144,6 +144,19 @@ def test_where_pixels_reach_little(fn, found):
     assert (cone(graph, output) is not None) == found
 
 
+def test_blocks_of_pixels_beside_known_arguments():
+    weights = np.ones((3, 3, 2, 2), "f")
+    kernel = lambda x, w: jax.lax.conv(
+        x.transpose(2, 0, 1)[None], w.transpose(3, 2, 0, 1), (1, 1), "SAME"
+    )
+    fn = lambda w, x: jax.nn.relu(kernel(x, w))
+    graph = jb.trace(fn, weights, image())
+    assert cone(graph, graph.outputs[0]) is not None
+    whole_numbers = lambda x: kernel(x, weights).astype(int).astype("f") + kernel(x, weights)
+    graph = jb.trace(whole_numbers, image())
+    assert cone(graph, graph.outputs[0]) is None
+
+
 @pytest.mark.parametrize("options", [{"chunk_size": 7}, {"chunk_size": 10_000}])
 def test_windows_in_chunks(options):
     fn, _ = network("padding")
