@@ -156,7 +156,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(npz, tmp_path):
 
 
 def test_nan_parameters_are_noticed():
-    metrics = [{"loss": 1.0, "eps": 0.1}]
+    metrics = [{"loss": np.ones(1), "eps": np.full(1, 0.1)}]
     with pytest.raises(_train.Diverged, match="parameters"):
         _train.summarise(metrics, 0, 1.0, {"variables": jnp.array([jnp.nan])})
 
@@ -176,7 +176,7 @@ def test_no_data_falls_back_loudly(no_data, capsys):
     name, _, data = example.choose(example.parse(["--preset", "laptop"]), Console())
     assert (name, data.name) == ("laptop", "digits")
     assert "NO CIFAR10" in capsys.readouterr().out
-    name, _, data = example.choose(example.parse([]), Console())
+    name, _, data = example.choose(example.parse([], preset="laptop"), Console())
     assert (name, data.name) == ("digits", "digits")
 
 

@@ -136,6 +136,8 @@ def test_networks(name):
         bounds = jax.jit(jax.vmap(functools.partial(method, fn)))(boxes)
         for i in range(5):
             assert_contains(nth(bounds, i), found[i], slack[i], f"{method.__name__}, box {i}")
+        if name not in ("dense 0", "residual"):
+            continue  # compiling every operation by itself takes long
         plain = method(fn, nth(boxes, 2))
         assert_contains(plain, found[2], slack[2], f"{method.__name__}, plain")
         np.testing.assert_allclose(plain.lower, bounds.lower[2], atol=slack[2])
