@@ -48,8 +48,7 @@ def train(tmp_path, **options):
 
 
 @pytest.mark.parametrize("options", [
-    {"bound": "clean", "l1": 1e-4},
-    {"bound": "pgd", "kappa": None, "attack_steps": 2},
+    {"bound": "pgd", "kappa": None, "attack_steps": 2, "l1": 1e-4},
     {"bound": "single_prop", "kappa": "adaptive", "relaxation": "parallel"},
     {"bound": "ibp", "regularizer": 0.5, "ibp_init": True, "kappa": None},
     {"bound": "fused", "beta": 0.5, "eta": 0.1, "eta_start": 2, "eta_length": 2, "ramp_noise": 0.1},
