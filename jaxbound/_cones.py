@@ -16,30 +16,21 @@ Plan = tuple[dict[Var, Window], list[tuple[Equation, Needs]]]
 
 def cone(graph: Graph, target: Var) -> Crop | None:
     """What a block of elements of the input reaches before ``target``; None: no small windows."""
-    behind = _behind(graph, target)
+    before = graph.before(target)
     sources = [var for var in graph.inputs if var.uncertain]
-    if len(sources) != 1 or not all(map(_followed, behind)):
+    if len(sources) != 1 or not all(map(_followed, before)):
         return None
     (source,) = sources
     axes = {axis for axis, n in enumerate(source.shape) if n > 1}
-    blocks, found = _even(behind, source, axes)
+    blocks, found = _even(before, source, axes)
     for axis in sorted(axes):
-        fewer = _even(behind, source, axes - {axis})
+        fewer = _even(before, source, axes - {axis})
         if 2 * _cost(found) > _cost(fewer[1]):
             axes, (blocks, found) = axes - {axis}, fewer
     if not axes:
         return None
     counts = [-(-n // blocks.get(axis, n)) for axis, n in enumerate(source.shape)]
     return build(graph, target, counts, *found)
-
-
-def _behind(graph: Graph, target: Var) -> list[Equation]:
-    live, found = {target}, []
-    for eqn in reversed(graph.equations):
-        if eqn.moving and live & set(eqn.outputs):
-            live |= set(eqn.moving.values())
-            found.append(eqn)
-    return found[::-1]
 
 
 def _followed(eqn: Equation) -> bool:
@@ -51,25 +42,25 @@ def _cost(plan: Plan) -> int:
     return sum(math.prod(sizes(window)) for window in plan[0].values())
 
 
-def _even(behind: list[Equation], source: Var, axes: set[int]) -> tuple[Blocks, Plan]:
+def _even(before: list[Equation], source: Var, axes: set[int]) -> tuple[Blocks, Plan]:
     """The smallest blocks that every stride divides, and what they reach."""
     blocks = dict.fromkeys(axes, 1)
     while True:
         odd: dict[int, int] = {}
-        found = _plan(behind, source, blocks, odd)
+        found = _plan(before, source, blocks, odd)
         if not odd:
             return blocks, found
         blocks = {axis: n * odd.get(axis, 1) for axis, n in blocks.items()}
 
 
-def _plan(behind: list[Equation], source: Var, blocks: Blocks, odd: dict[int, int]) -> Plan:
+def _plan(before: list[Equation], source: Var, blocks: Blocks, odd: dict[int, int]) -> Plan:
     """The windows of all values, and the equations with their needs; ``odd``: factors that blocks lack."""
     start = (
         Span(i, blocks[i], 0, blocks[i]) if i in blocks else all_of(n)
         for i, n in enumerate(source.shape)
     )
     windows, steps = {source: tuple(start)}, []
-    for eqn in behind:
+    for eqn in before:
         window = _reached(eqn, windows, odd)
         while not isinstance(needs := needs_of(eqn, window), Needs):
             window = _whole_along(window, needs, eqn.outputs[0].shape)

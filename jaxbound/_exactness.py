@@ -57,26 +57,19 @@ def _step(eqn: Equation, levels: list[int], sources: list[set[Var]]) -> int:
 
 def affine_ends(graph: Graph, var: Var) -> list[Var]:
     """The inputs and outputs of non-linear equations that ``var`` is an affine function of."""
-    return _back(graph, var, through_nonlinear=False)[0]
-
-
-def nonlinear_before(graph: Graph, var: Var) -> list[Equation]:
-    """The non-linear equations that a walk back from ``var`` meets."""
-    return _back(graph, var, through_nonlinear=True)[1]
-
-
-def _back(graph: Graph, var: Var, through_nonlinear: bool) -> tuple[list[Var], list[Equation]]:
-    live, ends, met = {var}, [], []
+    live, ends = {var}, []
     for eqn in reversed(graph.equations):
         hit = [out for out in eqn.outputs if out in live]
         if not hit:
             continue
         live -= set(hit)
-        linear = linear_operands(eqn) is not None
-        if not linear:
-            met.append(eqn)
-        if linear or through_nonlinear:
-            live |= set(eqn.moving.values())
-        else:
+        if linear_operands(eqn) is None:
             ends += hit
-    return ends + list(live), met
+        else:
+            live |= set(eqn.moving.values())
+    return ends + list(live)
+
+
+def nonlinear_before(graph: Graph, var: Var) -> list[Equation]:
+    """The non-linear equations that a walk back from ``var`` meets."""
+    return [eqn for eqn in graph.before(var) if linear_operands(eqn) is None]

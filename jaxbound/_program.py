@@ -102,6 +102,15 @@ class Graph:
             env.update(eqn.evaluate(env))
         return jax.tree.unflatten(self.out_tree, [read(env, a) for a in self.outputs])
 
+    def before(self, var: Var) -> list[Equation]:
+        """The equations on uncertain values that ``var`` depends on."""
+        live, found = {var}, []
+        for eqn in reversed(self.equations):
+            if eqn.moving and live & set(eqn.outputs):
+                live |= set(eqn.moving.values())
+                found.append(eqn)
+        return found[::-1]
+
 
 def read(env: dict[Var, Any], atom: Atom) -> Any:
     return atom.value if isinstance(atom, Constant) else env[atom]
