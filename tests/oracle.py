@@ -35,6 +35,11 @@ def jitted(bound, /, **options):
     return lambda fn, *args: jax.jit(functools.partial(bound, fn, **options))(*args)
 
 
+def by_every(fn, *args, methods=METHODS):
+    """The bounds by all methods, as one program: they share much of it."""
+    return jax.jit(lambda *args: [method(fn, *args) for method in methods])(*args)
+
+
 def box(lower, upper, dtype="float32") -> jb.Interval:
     """An interval of NumPy arrays: they keep their type outside of `precision` too."""
     lower, upper = np.broadcast_arrays(np.asarray(lower, dtype), np.asarray(upper, dtype))

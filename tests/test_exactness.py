@@ -1,11 +1,13 @@
 """Exact where interval arithmetic is exact, and tighter where it is not: found from the graph."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from oracle import LINEAR, METHODS, assert_contains, jitted, precision, samples, values
+from oracle import LINEAR, METHODS, assert_contains, by_every, jitted, precision, samples, values
 
 import jaxbound as jb
 from jaxbound._exactness import BOX, EXACT, LOOSE, exactness
@@ -80,11 +82,17 @@ def ranges(fn, region):
     return middle - spread, middle + spread
 
 
-def operand(method, block, region):
-    """The interval of a hidden block, as the ReLU that reads it sees it."""
-    (found,) = jb.intermediate_bounds(
-        lambda x: jax.nn.relu(block(x)), region, method=method
-    ).values()
+def operands(block, region, methods=METHODS):
+    """The interval of a hidden block, as the ReLU that reads it sees it, by every method."""
+    found = by_every(
+        lambda x: jax.nn.relu(block(x)),
+        region,
+        methods=[functools.partial(jb.intermediate_bounds, method=method) for method in methods],
+    )
+    return [ends(*intervals.values()) for intervals in found]
+
+
+def ends(found):
     return np.ravel(found.lower), np.ravel(found.upper)
 
 
@@ -97,9 +105,9 @@ def test_crown_is_tighter(name):
         levels = exactness(graph, dict(zip(graph.inputs, [region], strict=True)), restart=False)
         assert levels[graph.equations[-1].inputs[0]] == LOOSE
         exact = ranges(block, region)
-        loose = operand(jb.ibp, block, region)
-        np.testing.assert_allclose(operand(jb.crown, block, region), exact, atol=1e-12)
-        np.testing.assert_allclose(operand(jb.lbp, block, region), exact, atol=1e-12)
+        loose, *tight = operands(block, region, [jb.ibp, jb.crown, jb.lbp])
+    for found in tight:
+        np.testing.assert_allclose(found, exact, atol=1e-12)
     assert (loose[0] <= exact[0] + 1e-12).all() and (loose[0] < exact[0] - 1e-3).any()
 
 
@@ -111,10 +119,8 @@ def test_interval_arithmetic_is_exact(name):
         graph = jb.trace(lambda x: jax.nn.relu(block(x)), region)
         levels = exactness(graph, dict(zip(graph.inputs, [region], strict=True)), restart=False)
         assert levels[graph.equations[-1].inputs[0]] in (BOX, EXACT)
-        for method in METHODS:
-            np.testing.assert_allclose(
-                operand(method, block, region), ranges(block, region), atol=1e-12
-            )
+        for found in operands(block, region):
+            np.testing.assert_allclose(found, ranges(block, region), atol=1e-12)
 
 
 @pytest.mark.parametrize("name", LOOSE_BLOCKS | EXACT_BLOCKS)
@@ -123,11 +129,9 @@ def test_an_affine_output_is_exact(name):
     block, shape = (LOOSE_BLOCKS | EXACT_BLOCKS)[name]
     with precision("float64"):
         region = box(shape)
-        for method in METHODS:
-            found = method(block, region)
+        for method, found in zip(METHODS, by_every(block, region), strict=True):
             if np.size(found.lower) <= np.prod(shape) or method is not jb.ibp:
-                ends = np.ravel(found.lower), np.ravel(found.upper)
-                np.testing.assert_allclose(ends, ranges(block, region), atol=1e-12)
+                np.testing.assert_allclose(ends(found), ranges(block, region), atol=1e-12)
 
 
 @pytest.mark.parametrize("p", [1, 2, np.inf])
@@ -137,13 +141,8 @@ def test_balls_are_exact(name, p):
     block, shape = LOOSE_BLOCKS[name]
     with precision("float64"):
         region = jb.LpBall(box(shape).center, 0.7, p)
-        for method in METHODS:
-            np.testing.assert_allclose(
-                operand(method, block, region), ranges(block, region), atol=1e-12
-            )
-            found = method(block, region)
-            ends = np.ravel(found.lower), np.ravel(found.upper)
-            np.testing.assert_allclose(ends, ranges(block, region), atol=1e-12)
+        for found in (*operands(block, region), *map(ends, by_every(block, region))):
+            np.testing.assert_allclose(found, ranges(block, region), atol=1e-12)
 
 
 @pytest.mark.parametrize("p", [1, 1.5, 2, 3, np.inf])
@@ -161,29 +160,28 @@ def test_l1_and_l2_balls_beat_their_boxes():
     fn = lambda x: V @ jax.nn.relu(W @ x)
     with precision("float64"):
         center = box(VECTOR).center
-        for method in METHODS:
-            width = {p: method(fn, jb.LpBall(center, 0.5, p)).radius for p in (1, 2, np.inf)}
-            assert (width[1] < width[2]).all() and (width[2] < width[np.inf]).all()
-            whole = method(fn, jb.linf_ball(center, 0.5)).radius
-            np.testing.assert_allclose(width[np.inf], whole, atol=1e-9)
+        balls = [jb.LpBall(center, 0.5, p) for p in (1, 2, np.inf)]
+        every = [by_every(fn, region) for region in (*balls, jb.linf_ball(center, 0.5))]
+        for found in zip(*every, strict=True):
+            one, two, most, whole = (bounds.radius for bounds in found)
+            assert (one < two).all() and (two < most).all()
+            np.testing.assert_allclose(most, whole, atol=1e-9)
 
 
 def test_the_norm_of_a_ball():
     """Closed forms: the sum over an l2 ball is radius * sqrt(n), an entry moves by the radius."""
     ball = jb.LpBall(jnp.zeros(9), 2.0, 2)
-    for method in METHODS:
-        np.testing.assert_allclose(method(jnp.sum, ball).upper, 6.0, rtol=1e-6)
-        np.testing.assert_allclose(method(lambda x: x, ball).upper, 2.0, rtol=1e-6)
-        np.testing.assert_allclose(method(lambda x: x[0] + x[1], ball).upper, 2 * 2**0.5, rtol=1e-6)
+    norms = {jnp.sum: 6.0, lambda x: x: 2.0, lambda x: x[0] + x[1]: 2 * 2**0.5}
+    for fn, norm in norms.items():
+        for found in by_every(fn, ball):
+            np.testing.assert_allclose(found.upper, norm, rtol=1e-6)
 
 
 def test_a_radius_per_example():
     center, radius = jnp.asarray(RNG.normal(size=(3, 6)), "float32"), jnp.array([0.0, 0.1, 2.0])
     fn = lambda x: jax.nn.relu(W.astype(x.dtype) @ x)
-    for method in METHODS:
-        of = lambda c, r, m=method: m(fn, jb.LpBall(c, r, 2))
-        many = jax.jit(jax.vmap(of))(center, radius)
-        one = jitted(method)(fn, jb.LpBall(center[2], 2.0, 2))
+    every = jax.vmap(lambda c, r: by_every(fn, jb.LpBall(c, r, 2)))(center, radius)
+    for many, one in zip(every, by_every(fn, jb.LpBall(center[2], 2.0, 2)), strict=True):
         np.testing.assert_allclose(many.lower[2], one.lower, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(many.upper[0], jax.vmap(fn)(center)[0], rtol=1e-5, atol=1e-5)
 
@@ -209,12 +207,12 @@ def test_linear_bounds_of_several_inputs(method):
     fn = lambda x, y: jax.nn.relu(W[:3] @ x) - y * 2
     with precision("float64"):
         regions = jb.LpBall(box(VECTOR).center, 0.3, 2), jb.linf_ball(jnp.zeros(3), 0.5)
-        linear = jb.linear_bounds(fn, *regions, method=method)
+        linear = jitted(jb.linear_bounds, method=method)(fn, *regions)
         assert [c.shape for c in linear.lower_coeffs] == [(3, 6), (3, 3)]
         points = [samples(r, 400)[-400:] for r in regions]
         at = jax.vmap(linear)(*map(jnp.asarray, points))
         assert (at.lower <= values(fn, *points) + 1e-12).all()
         assert (at.upper >= values(fn, *points) - 1e-12).all()
-        whole, parts = method(fn, *regions), jb.concretize(linear, *regions)
+        whole, parts = jitted(method)(fn, *regions), jb.concretize(linear, *regions)
         np.testing.assert_allclose(parts.lower, whole.lower, atol=1e-12)
         np.testing.assert_allclose(parts.upper, whole.upper, atol=1e-12)

@@ -140,13 +140,8 @@ def test_gradients_of_a_batch(method):
         each = jax.jit(jax.vmap(jax.grad(one), (None, 0)))(parameters, centers)
         expected = jax.tree.map(lambda g: g.sum(0), each)
         total = lambda loss: lambda w: jax.vmap(loss, (None, 0))(w, centers).sum()
-        runs = (
-            jax.grad(total(one)),
-            jax.jit(jax.grad(total(one))),
-            jax.jit(jax.grad(total(chunked))),
-        )
-        for gradient in runs:
-            found = gradient(parameters)
+        for loss in (one, chunked):
+            found = jax.jit(jax.grad(total(loss)))(parameters)
             jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-9), found, expected)
         weights = jax.tree.map(lambda w: jnp.stack([w, 2 * w, -w]), parameters)
         many = jax.jit(jax.vmap(jax.grad(one)))(weights, centers)
@@ -219,7 +214,7 @@ def test_ways_through_a_convolution(name, monkeypatch):
     np.testing.assert_allclose(other, usual, atol=1e-12)
 
 
-@pytest.mark.parametrize("p", [None, 1, 2, jnp.inf])
+@pytest.mark.parametrize("p", [None, 2])
 def test_forward_bounds_in_chunks(p):
     """A few directions of two regions at a time, of which the last chunk goes beyond the end."""
     with precision("float64"):
