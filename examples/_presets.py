@@ -45,17 +45,13 @@ class Preset:
     drops: tuple[float, ...]  # epochs after which the learning rate is multiplied by `drop`
     eps_train: float
     eps_test: tuple[float, ...]
-    ramp_start: (
-        float  # epochs at eps = 0; whole ones, if ParamRamp's kinks are to be set after them
-    )
+    ramp_start: float  # epochs at eps = 0; with ParamRamp a whole number: then its kinks are set
     ramp_length: float  # epochs from eps = 0 to eps_train
     drop: float = 0.1
     smooth: bool = False  # the shape of the ramp
     bound: str = "crown_ibp"  # one of BOUNDS
     relaxation: str = "adaptive"  # of its lines
-    kappa: float | str | None = (
-        0.5  # final weight of the clean loss; "adaptive": by the last epoch; None: none from the start
-    )
+    kappa: float | str | None = 0.5  # final weight of the clean loss; None: it has none
     beta: float = 0.0  # final weight of the CROWN-IBP bound
     attack_steps: int = 7  # of "pgd"
     eta: float | None = None  # ParamRamp with this slope in place of ReLU
