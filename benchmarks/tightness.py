@@ -1,10 +1,12 @@
 """How tight are the bounds? Widths of the certified margins and verified images, by method and relaxation.
 
     python benchmarks/tightness.py [--images 100] [--steps 1500] [--out benchmarks/results]
+    python benchmarks/tightness.py --networks benchmarks/networks/* [--data-dir ~/tensorflow_datasets]
 
 Bounds the margins of test images (scikit-learn's 8 x 8 digits, pixels in [0, 1]) on a dense and a convolutional
-network, each at its random initialisation, trained for accuracy alone, and trained with interval bounds. Prints a
-table, and writes it as JSON and CSV, and as a picture. A few minutes on two cores.
+network, each at its random initialisation, trained for accuracy alone, and trained with interval bounds; or on the
+networks of kept runs, with the data and at the radius that they were tested with. Prints a table, and writes it as
+JSON and CSV, and as a picture. A few minutes on two cores.
 """
 
 import argparse
@@ -12,8 +14,11 @@ import csv
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +42,24 @@ MODELS = {
 }
 EPS = {"random": 0.02, "natural": 0.02, "certified": 0.1}  # radius that is measured, by training
 LINEAR = {"lbp": jb.lbp, "crown_ibp": jb.crown_ibp, "crown_lbp": jb.crown_lbp, "crown": jb.crown}
+EXAMPLES = Path(__file__).parent.parent / "examples"
 METHODS: dict[tuple[str, str], Callable] = {("ibp", "-"): jb.ibp} | {
     (name, lines): functools.partial(method, relaxation=lines)
     for name, method in LINEAR.items()
     for lines in ("adaptive", "tight", "parallel")
 }
+
+
+class Problem(NamedTuple):
+    """A network, how it was trained, and images to certify."""
+
+    network: str
+    training: str
+    eps: float
+    apply: Callable[[Any, jax.Array], jax.Array]  # variables, one image -> logits
+    variables: Any
+    images: jax.Array
+    labels: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,13 +115,13 @@ def fit(model, variables, images, labels, steps: int, eps: float):
 
 
 @functools.cache
-def compiled(network: str, method: tuple[str, str]) -> Callable:
+def compiled(apply: Callable, method: tuple[str, str]) -> Callable:
     """Weights, images, labels, eps -> bounds of the margins; compiled once for all trainings."""
 
     def bounds(variables, images, labels, eps):
         def one(image_and_label):
             x, y = image_and_label
-            fn = lambda x: jb.margins(MODELS[network].apply(variables, x[None])[0], y)
+            fn = lambda x: jb.margins(apply(variables, x), y)
             return METHODS[method](fn, jb.linf_ball(x, eps, clip=(0, 1)))
 
         return jax.lax.map(one, (images, labels), batch_size=20)  # for less memory
@@ -122,24 +140,47 @@ def summary(bounds: jb.Interval) -> dict[str, float]:
     }
 
 
-def rows(n_images: int, steps: int):
-    """Every network, training and method, in the order of the table."""
+def trained_here(n_images: int, steps: int) -> Iterator[Problem]:
+    """Every network on the digits, by every training."""
     train, y_train, test, y_test = map(jnp.asarray, digits())
     test, y_test = test[:n_images], y_test[:n_images]
     for network, model in MODELS.items():
         start = model.init(jax.random.key(0), train[:1])
+        apply = lambda variables, x, model=model: model.apply(variables, x[None])[0]
         for kind, eps in EPS.items():
             train_eps = eps if kind == "certified" else 0.0
             trained = (
                 start if kind == "random" else fit(model, start, train, y_train, steps, train_eps)
             )
-            accuracy = float((model.apply(trained, test).argmax(-1) == y_test).mean())
-            print(f"\n{network}, {kind}: accuracy {accuracy:.1%}, eps {eps}", flush=True)
-            for method in METHODS:
-                bounds = compiled(network, method)(trained, test, y_test, eps)
-                row = Row(network, kind, eps, *method, **summary(bounds), images=len(test))
-                print(format_row(row), flush=True)
-                yield row
+            yield Problem(network, kind, eps, apply, trained, test, y_test)
+
+
+def kept(folders: list[Path], n_images: int, data_dir: str | None) -> Iterator[Problem]:
+    """The networks of finished runs of the examples."""
+    sys.path.insert(0, str(EXAMPLES))
+    import certify
+
+    for folder in folders:
+        recipe, data, net, variables = certify.load(str(folder), data_dir)
+        images = jnp.float32(data.x_test[:n_images]) / 255
+        labels = jnp.asarray(data.y_test[:n_images])
+        yield Problem(
+            recipe.network, folder.name, recipe.eps_test[0], net.apply, variables, images, labels
+        )
+
+
+def rows(problems: Iterable[Problem]) -> Iterator[Row]:
+    """Every problem by every method, in the order of the table."""
+    for p in problems:
+        logits = jax.jit(jax.vmap(p.apply, (None, 0)))(p.variables, p.images)
+        accuracy = float((logits.argmax(-1) == p.labels).mean())
+        print(f"\n{p.network}, {p.training}: accuracy {accuracy:.1%}, eps {p.eps}", flush=True)
+        for method in METHODS:
+            bounds = compiled(p.apply, method)(p.variables, p.images, p.labels, p.eps)
+            of = summary(bounds)
+            row = Row(p.network, p.training, p.eps, *method, **of, images=len(p.images))
+            print(format_row(row), flush=True)
+            yield row
 
 
 def format_row(row: Row) -> str:
@@ -161,10 +202,14 @@ def write(table: list[Row], out: Path) -> None:
 def plot(table: list[Row], path: Path) -> None:
     """One panel per network and training: mean width relative to IBP, the verified count at each bar."""
     panels = list(dict.fromkeys((row.network, row.training) for row in table))
+    columns = min(len(EPS), len(panels))
+    lines = math.ceil(len(panels) / columns)
     figure, axes = plt.subplots(
-        len(MODELS), len(EPS), figsize=(13, 7), sharex="col", layout="constrained"
+        lines, columns, figsize=(13, 3.5 * lines), squeeze=False, layout="constrained"
     )
-    for panel, axis in zip(panels, axes.flat, strict=True):
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for panel, axis in zip(panels, axes.flat, strict=False):
         chosen = [row for row in table if (row.network, row.training) == panel]
         names = [f"{row.method} {row.relaxation}".rstrip(" -") for row in chosen]
         bars = axis.barh(names, [row.mean / chosen[0].mean for row in chosen], color="C0")
@@ -181,9 +226,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--steps", type=int, default=1500, help="of each training")
+    parser.add_argument("--networks", type=Path, nargs="+", help="folders of kept runs")
+    parser.add_argument("--data-dir", help="of the runs' data: a TFDS folder, or an npz file")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
-    write(list(rows(args.images, args.steps)), args.out)
+    if args.networks:
+        problems = kept(args.networks, args.images, args.data_dir)
+    else:
+        problems = trained_here(args.images, args.steps)
+    write(list(rows(problems)), args.out)
     print(f"\nwrote {args.out}/tightness.json, .csv and .png")
 
 

@@ -50,7 +50,6 @@ CASES = {  # name: (function, boxes that leave its domain or its range)
 
 LATER = {
     "alone": lambda z: z,
-    "dense": lambda z: W @ z,
     "relu": lambda z: jax.nn.relu(z - 1),
     "network": lambda z: W.T @ jax.nn.relu(W @ jnp.tanh(W.T @ jax.nn.relu(W @ z))) + z,
 }

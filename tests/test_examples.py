@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib
 import json
 import os
 import pathlib
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import jaxbound as jb
+
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
@@ -25,6 +28,8 @@ import _presets  # noqa: E402
 import _run as example  # noqa: E402
 import _train  # noqa: E402
 
+# In one worker: they share the run.
+pytestmark = pytest.mark.xdist_group("examples")
 TRAIN = [sys.executable, str(ROOT / "examples" / "cifar_crown_ibp.py")]
 
 
@@ -111,6 +116,17 @@ def test_certify_reads_the_checkpoint(straight, npz, environment):
     assert "cifar10 (npz file)" in text
     assert "CROWN-LBP" in text
     assert (out / "certified.png").exists()
+
+
+def test_a_benchmark_reads_the_run(straight, npz, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    tightness, (out, _) = importlib.import_module("tightness"), straight
+    monkeypatch.setattr(tightness, "METHODS", {("ibp", "-"): jb.ibp})
+    (row,) = tightness.rows(tightness.kept([out], 40, npz))
+    with open(out / "results.json") as file:
+        ((eps, evaluation),) = json.load(file)["evaluation"].items()
+    assert (row.training, row.eps, row.images) == (out.name, float(eps), 40)
+    assert 1 - row.verified / 40 == pytest.approx(evaluation["verified_error"]["IBP"])
 
 
 def test_a_killed_run_resumes_bit_for_bit(straight, npz, environment, tmp_path):

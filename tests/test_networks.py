@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import METHODS, assert_contains, magnitude, samples, tolerance, values
+from oracle import METHODS, assert_contains, by_every, magnitude, samples, tolerance, values
 
 import jaxbound as jb
 from jaxbound import networks
@@ -159,18 +159,15 @@ def grouped():
     return lambda x: model.apply(frozen, x[None])[0]
 
 
-@pytest.mark.parametrize("method", [jb.ibp, jb.crown_ibp])
-def test_grouped_network_by_every_method(grouped, method):
-    region = jb.linf_ball(jnp.full((4, 4, 1), 0.5), 0.1)
-    bounds, size = jax.jit(lambda r: (method(grouped, r), magnitude(grouped, r)))(region)
-    assert_contains(bounds, values(grouped, samples(region)), tolerance("float32", float(size)))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_residual_network_by_every_method(residual, method):
-    region = jb.linf_ball(jnp.full((4, 4, 1), 0.5), 0.1)
-    bounds, size = jax.jit(lambda r: (method(residual, r), magnitude(residual, r)))(region)
-    assert_contains(bounds, values(residual, samples(region)), tolerance("float32", float(size)))
+@pytest.mark.parametrize(
+    ("name", "methods"), [("residual", METHODS), ("grouped", (jb.ibp, jb.crown_ibp))]
+)
+def test_a_network_by_every_method(name, methods, request):
+    fn, region = request.getfixturevalue(name), jb.linf_ball(jnp.full((4, 4, 1), 0.5), 0.1)
+    *every, size = by_every(fn, region, methods=(*methods, magnitude))
+    found = values(fn, samples(region))
+    for bounds in every:
+        assert_contains(bounds, found, tolerance("float32", float(size)))
 
 
 def test_residual_network_by_hand():

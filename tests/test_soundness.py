@@ -154,41 +154,35 @@ def test_the_trace_is_the_function(name):
     )
 
 
-@pytest.mark.parametrize("method", [jb.ibp, jb.crown])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_point_gives_the_value(name, method):
+def test_a_point_gives_the_value(name):
     fn, shape = network(name)
     with precision("float64"):
         point = nth(regions(shape, "float64"), 0)
-        found, value = jitted(method)(fn, point), fn(point.lower)
+        *every, value = by_every(fn, point, methods=(jb.ibp, jb.crown, lambda fn, r: fn(r.lower)))
+    for found in every:
         np.testing.assert_allclose(found.lower, value, atol=1e-9)
         np.testing.assert_allclose(found.upper, value, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", [jb.lbp, jb.crown])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_linear_bounds_enclose(name, method):
+def test_linear_bounds_enclose(name):
     """At every sample; and on the region they are no looser than what the method returns."""
     fn, shape = network(name)
-    region = nth(regions(shape), 2)
-    both = jax.jit(lambda r: (jb.linear_bounds(fn, r, method=method), method(fn, r)))
-    linear, whole = both(region)
-    slack = tolerance("float32", float(jitted(magnitude)(fn, region)))
-    points = samples(region)
-    found = values(fn, points)
-    at = values(
-        lambda x: (lambda b: (b.lower, b.upper))(
-            jax.tree.map(lambda a: a.astype(x.dtype), linear)(x)
-        ),
-        points,
-    )
-    assert (at[0] <= found + slack).all() and (found <= at[1] + slack).all()
-    parts = jb.concretize(linear, region)
-    assert (parts.lower >= whole.lower - slack).all() and (parts.upper <= whole.upper + slack).all()
-    if method is jb.crown:
-        assert (parts.lower <= whole.lower + slack).all() and (
-            parts.upper >= whole.upper - slack
-        ).all()
+    region, methods = nth(regions(shape), 2), (jb.lbp, jb.crown)
+    lines = [functools.partial(jb.linear_bounds, method=method) for method in methods]
+    *found, size = by_every(fn, region, methods=(*methods, *lines, magnitude))
+    slack, points = tolerance("float32", float(size)), samples(region)
+    exact = values(fn, points)
+    for method, whole, linear in zip(methods, found[:2], found[2:], strict=True):
+        below, above = linear_values(linear, points.reshape(len(points), -1))
+        assert (below <= exact + slack).all() and (exact <= above + slack).all()
+        parts = jb.concretize(linear, region)
+        assert (parts.lower >= whole.lower - slack).all()
+        assert (parts.upper <= whole.upper + slack).all()
+        if method is jb.crown:
+            assert (parts.lower <= whole.lower + slack).all()
+            assert (parts.upper >= whole.upper - slack).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -245,7 +239,10 @@ def compiled(which):
 
 def linear_values(linear, points):
     """Both affine maps at all points, in float64."""
-    lower, upper = (np.asarray(c[0], float) for c in (linear.lower_coeffs, linear.upper_coeffs))
+    lower, upper = (
+        np.asarray(coeffs[0], float).reshape(-1, points.shape[-1])
+        for coeffs in (linear.lower_coeffs, linear.upper_coeffs)
+    )
     return points @ lower.T + np.asarray(linear.lower_offset), points @ upper.T + np.asarray(
         linear.upper_offset
     )

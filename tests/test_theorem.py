@@ -67,9 +67,7 @@ ORDER = [
 ]
 
 
-@pytest.mark.parametrize(
-    "activation", ["relu", "leaky_relu", "leaky_relu traced", "ramp", "ramp flat", "clip"]
-)
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu traced", "ramp", "clip"])
 def test_tight_lines_nest(activation):
     """Theorem 2 of Lyu et al., arXiv 2104.00447, elementwise and without an exception."""
     found = bounds(activation, "tight")
@@ -89,7 +87,7 @@ def test_adaptive_lines_do_not_nest():
         assert worse == ((loose, tight) != ("lbp", "crown_lbp")), (loose, tight)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", ["ramp flat", "tanh", "max", "silu"])
 def test_constant_lines_are_intervals(activation):
     found = bounds(activation, "constant")
     for method in LINEAR:

@@ -97,7 +97,7 @@ def test_gradients_are_finite_at_the_edges(name):
         bounds = method(lambda x: weights @ DEGENERATE[name](1.0 * x), jb.Interval(l, u), **options)
         return bounds.upper.sum() - 2 * bounds.lower.sum()
 
-    runs = [(m, {}) for m in METHODS] + [(jb.crown, {"relaxation": kind}) for kind in KINDS[1:]]
+    runs = [(jb.ibp, {}), (jb.lbp, {})] + [(jb.crown, {"relaxation": kind}) for kind in KINDS]
     for method, options in runs:
         grad = jax.grad(functools.partial(total, method, options), (0, 1))
         # Not compiled: operations of one shape are shared by all names.
@@ -145,8 +145,7 @@ def test_gradients_of_a_batch(method):
             jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-9), found, expected)
         weights = jax.tree.map(lambda w: jnp.stack([w, 2 * w, -w]), parameters)
         many = jax.jit(jax.vmap(jax.grad(one)))(weights, centers)
-        last = jax.jit(jax.grad(one))(jax.tree.map(lambda w: w[2], weights), centers[2])
-        jax.tree.map(lambda m, o: np.testing.assert_allclose(m[2], o, atol=1e-9), many, last)
+        jax.tree.map(lambda m, o: np.testing.assert_allclose(m[0], o[0], atol=1e-9), many, each)
 
 
 CONVOLUTIONS = {  # input, kernel (OIHW), options
