@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import primitives as jp
 
 from jaxbound import _arithmetic as arithmetic
@@ -150,15 +149,14 @@ def_turning(program.elu, lambda alpha: (0.0,))
 
 
 def _ramp(x, r, eta, **_):
-    """Non-decreasing unless the outer slope is negative: then the kinks count, at twice the cost."""
+    """``eta * z + (1 - eta) * clip(z, 0, r)``: non-decreasing, or else a falling and a rising part."""
+    r, rises = program.spread(r, x.lower), jnp.greater_equal(eta, 0)
 
-    def fn(z):
-        return program.ramp.bind(z, r, eta)
+    def end(z, other):
+        clipped = program.clip.bind(z, jnp.zeros_like(r), r)
+        return eta * jnp.where(rises, z, other) + (1 - eta) * clipped
 
-    ends = lambda: Interval(fn(x.lower), fn(x.upper))
-    return lax.cond(
-        jnp.all(jnp.greater_equal(eta, 0)), ends, lambda: arithmetic.image(fn, x, 0.0, r)
-    )
+    return Interval(end(x.lower, x.upper), end(x.upper, x.lower))
 
 
 interval_rules[program.ramp] = IntervalRule(_ramp, (0,))

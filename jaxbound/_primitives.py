@@ -99,6 +99,14 @@ def _clamp(low, x, high):
     return lax.min(lax.max(x, low), high)
 
 
+def spread(known, like):
+    """``known`` beside every example of a batch of ``like``.
+
+    Reverse mode sums over the batch wherever an operation meets what the batch shares: so only once.
+    """
+    return jnp.where(jnp.isnan(like), lax.stop_gradient(known), known)
+
+
 silu = Activation("silu", (jax.nn.silu, lambda x: lax.mul(x, lax.logistic(x))))
 gelu_tanh = Activation("gelu_tanh", (lambda x: jax.nn.gelu(x, approximate=True),))
 gelu_erf = Activation("gelu_erf", (lambda x: jax.nn.gelu(x, approximate=False),))

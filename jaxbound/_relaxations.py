@@ -188,6 +188,10 @@ def_lines(
 def_lines(
     program.ramp, lambda fn, l, u, kind, r, eta: curves.two_kinks(fn, l, u, 0.0, r, eta, kind)
 )
+_lines_of_ramp = relaxations[program.ramp]
+relaxations[program.ramp] = lambda x, r, *eta, **options: _lines_of_ramp(
+    x, program.spread(r, x.lower), *eta, **options
+)
 def_lines(
     program.clip, lambda fn, l, u, kind, low, high: curves.two_kinks(fn, l, u, low, high, 0.0, kind)
 )
