@@ -91,7 +91,6 @@ def def_lines(primitive, lines: Callable[..., curves.Lines]) -> None:
     def relax(*operands, image, kind, **params):
         (x,) = (op for op in operands if isinstance(op, Interval))
         known = [op for op in operands if not isinstance(op, Interval)]
-
         shape = image.lower.shape
 
         def fn(z):
@@ -291,9 +290,7 @@ def _windows(z, *, window_dimensions, window_strides, padding, base_dilation, wi
 @register_relaxation(jp.mul_p)
 def _mul(x, y, *, image, kind, **_):
     """McCormick's four planes; the mean of the two below, and of the two above."""
-    bounded = _all_finite(x.lower, x.upper, image.lower) & _all_finite(
-        y.lower, y.upper, image.upper
-    )
+    bounded = _all_finite(x.lower, x.upper, y.lower, y.upper, image.lower, image.upper)
     below = jnp.where(bounded, -0.5 * (x.lower * y.lower + x.upper * y.upper), image.lower)
     above = jnp.where(bounded, -0.5 * (x.lower * y.upper + x.upper * y.lower), image.upper)
     a_slope, b_slope = jnp.where(bounded, y.center, 0), jnp.where(bounded, x.center, 0)
