@@ -230,6 +230,9 @@ def main() -> None:
     parser.add_argument("--data-dir", help="of the runs' data: a TFDS folder, or an npz file")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
+    for folder in args.networks or ():
+        if not (folder / "run.json").exists():
+            parser.error(f"--networks: {folder} holds no run.json; expected the folder of a run")
     if args.networks:
         problems = kept(args.networks, args.images, args.data_dir)
     else:

@@ -32,7 +32,7 @@ class Relaxation:
 
 
 relaxations: dict[Any, Callable[..., Relaxation]] = {}
-# Primitives that act on each element alone, and whose interval rule gives the exact image.
+# Primitives that act on each element alone, and whose interval rule gives the exact image (ParamRamp: if eta >= 0).
 elementwise: set[Any] = set()
 # Those among them made of straight pieces (maximum and minimum with a known value): ``kind`` chooses their lines.
 kinked: frozenset[Any] = frozenset(
