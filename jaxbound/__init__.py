@@ -7,6 +7,7 @@ from jaxbound._graph import trace as trace
 from jaxbound._interval import Interval as Interval
 from jaxbound._interval import LpBall as LpBall
 from jaxbound._interval import linf_ball as linf_ball
+from jaxbound._interval import lp_ball as lp_ball
 from jaxbound._interval_rules import register_interval_rule as register_interval_rule
 from jaxbound._linear import LinearBounds as LinearBounds
 from jaxbound._linear import concretize as concretize
@@ -20,6 +21,7 @@ from jaxbound._methods import lbp as lbp
 from jaxbound._methods import linear_bounds as linear_bounds
 from jaxbound._primitives import param_ramp as param_ramp
 from jaxbound._program import Graph as Graph
+from jaxbound._radius import certified_radius as certified_radius
 from jaxbound._relaxations import Relaxation as Relaxation
 from jaxbound._relaxations import register_relaxation as register_relaxation
 from jaxbound._single_prop import Propagated as Propagated

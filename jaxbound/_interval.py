@@ -50,12 +50,17 @@ class Interval:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LpBall:
-    """All arrays x with ``norm(x - center, p) <= radius``: one ball around the whole array.
+    """All arrays x with ``norm(x - center, p) <= radius``, in the box ``clip`` if there is one.
+
+    One ball around the whole array. Affine functions are bounded by their exact range over it; with
+    a ``clip``, by the smaller of the ball's and the clip's where forward bounds (`jb.lbp`) walk up
+    in parts, because all coefficients at once would be too many.
 
     Args:
-      center: array of any shape.
+      center: array of any shape, in ``clip``.
       radius: non-negative scalar, in the units of ``center`` (one per example under `jax.vmap`).
       p: static, a number >= 1 or ``inf``.
+      clip: optional `Interval` of the shape of ``center``. Elements with equal ends are fixed.
 
     Example:
       >>> import jax.numpy as jnp
@@ -67,6 +72,7 @@ class LpBall:
     center: Any
     radius: Any
     p: float = dataclasses.field(metadata={"static": True})
+    clip: Interval | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -124,11 +130,58 @@ def linf_ball(x, eps, clip: tuple[Any, Any] | None = None) -> Interval:
     return Interval(lower, upper)
 
 
+def lp_ball(x, eps, p, clip: tuple[Any, Any] | None = None) -> Region:
+    """The ball ``{z : norm(z - x, p) <= eps, clip[0] <= z <= clip[1]}``, of one example.
+
+    Args:
+      x: floating-point array, the centre.
+      eps: non-negative scalar in the units of ``x`` (a batch is `jax.vmap`).
+      p: a number >= 1 or ``inf``.
+      clip: optional pair of limits of the input domain, scalars or arrays; ``x`` lies between them.
+
+    Returns:
+      An `LpBall`; for p = inf the box of `linf_ball`.
+
+    Raises:
+      ValueError: ``eps`` is negative, NaN or no scalar, ``p`` is below 1, or ``x`` is not in ``clip``.
+      TypeError: ``x`` is not floating point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxbound as jb
+      >>> image = jnp.array([0.9, 0.5])
+      >>> jb.crown(jnp.sum, jb.lp_ball(image, 0.5, p=1)).upper.item()
+      1.899...
+      >>> jb.crown(lambda z: z[0], jb.lp_ball(image, 0.5, p=1, clip=(0.0, 1.0))).upper.item()
+      1.0
+    """
+    _check_p(p, "p")
+    if p == math.inf:
+        return linf_ball(x, eps, clip)
+    x, eps = jnp.asarray(x), jnp.asarray(eps)
+    _check_floating(x, "x")
+    _check_radius(eps, "eps")
+    if eps.shape != ():
+        raise ValueError(f"eps has shape {eps.shape}; expected a scalar (a batch is jax.vmap)")
+    limits = None
+    if clip is not None:
+        low, high = (jnp.broadcast_to(jnp.asarray(end, x.dtype), x.shape) for end in clip)
+        outside = concrete(~((low <= x) & (x <= high)))
+        if outside is not None and outside.any():
+            raise ValueError(f"clip=({clip[0]}, {clip[1]}) does not hold all of x")
+        limits = Interval(low, high)
+    return LpBall(x, eps.astype(x.dtype), p, limits)
+
+
 def enclosing_box(region: Region) -> Interval:
     """The smallest interval that contains ``region``."""
     if isinstance(region, Interval):
         return region
-    return Interval(region.center - region.radius, region.center + region.radius)
+    lower, upper = region.center - region.radius, region.center + region.radius
+    if region.clip is None:
+        return Interval(lower, upper)
+    low, high = region.clip.lower, region.clip.upper
+    return Interval(jnp.clip(lower, low, high), jnp.clip(upper, low, high))
 
 
 def part_of(region: Region, indices) -> Region:
@@ -136,7 +189,8 @@ def part_of(region: Region, indices) -> Region:
     inside = jnp.clip(indices, 0, math.prod(region.shape) - 1)
     if isinstance(region, Interval):
         return Interval(region.lower.ravel()[inside], region.upper.ravel()[inside])
-    return dataclasses.replace(region, center=region.center.ravel()[inside])
+    clip = None if region.clip is None else part_of(region.clip, indices)
+    return dataclasses.replace(region, center=region.center.ravel()[inside], clip=clip)
 
 
 def outward(lower, upper) -> Interval:
@@ -178,12 +232,25 @@ def check_region(region: Region, name: str) -> None:
         raise ValueError(
             f"{name}.radius has shape {jnp.shape(region.radius)}; expected a scalar (one per example under jax.vmap)"
         )
-    if not (isinstance(region.p, int | float) and region.p >= 1):
-        raise ValueError(f"{name}.p is {region.p!r}; expected a number >= 1 or inf")
+    _check_p(region.p, f"{name}.p")
     _check_radius(region.radius, f"{name}.radius")
     center = concrete(region.center)
     if center is not None and np.isnan(center).any():
         raise ValueError(f"{name}.center contains NaN")
+    if region.clip is not None:
+        _check_clip(region, name)
+
+
+def _check_clip(ball: LpBall, name: str) -> None:
+    clip = ball.clip
+    if not isinstance(clip, Interval) or (clip.shape, clip.dtype) != (ball.shape, ball.dtype):
+        raise ValueError(
+            f"{name}.clip is {clip!r}; expected an Interval of shape {ball.shape} and {ball.dtype}"
+        )
+    check_ends(clip, f"{name}.clip")
+    inside = concrete((clip.lower <= ball.center) & (ball.center <= clip.upper))
+    if inside is not None and not inside.all():
+        raise ValueError(f"{name}.center does not lie in {name}.clip")
 
 
 def check_ends(interval: Interval, name: str) -> None:
@@ -210,6 +277,11 @@ def _check_floating(x, name: str) -> None:
     dtype = jnp.result_type(x)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name} is {dtype}; expected a floating-point array (cast it first)")
+
+
+def _check_p(p, name: str) -> None:
+    if not (isinstance(p, int | float) and p >= 1):
+        raise ValueError(f"{name} is {p!r}; expected a number >= 1 or inf")
 
 
 def _check_radius(radius, name: str) -> None:

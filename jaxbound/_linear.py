@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbound._interval import Interval, LpBall, Region, check_region, outward
+from jaxbound._interval import Interval, LpBall, Region, check_region, enclosing_box, outward
 
 
 @jax.tree_util.register_dataclass
@@ -43,8 +44,8 @@ def concretize(linear: LinearBounds, *regions: Region) -> Interval:
       *regions: the `Interval` or `LpBall` of each input, in the same order.
 
     Returns:
-      `Interval` of shape ``[*output_shape]``: for a box the exact range, for an lp ball
-      ``offset +- radius * norm(coeffs, q)`` around the value at its centre, ``1/p + 1/q = 1``.
+      `Interval` of shape ``[*output_shape]``, the exact range: for an lp ball ``offset +- radius *
+      norm(coeffs, q)`` around the value at its centre, ``1/p + 1/q = 1``.
 
     Raises:
       ValueError: the number or the shapes of the regions do not fit the coefficients.
@@ -77,28 +78,88 @@ def concretize(linear: LinearBounds, *regions: Region) -> Interval:
 
 def support(region: Region, coeffs, axis: int = -1):
     """``max <coeffs, x>`` over x in ``region``; coeffs hold the elements of x along ``axis``."""
-    return supported(region, shares(region, coeffs, axis))
+    found = supported(region, shares(region, coeffs, axis))
+    if isinstance(region, Interval) or region.clip is None or region.p == jnp.inf:
+        return found
+    return jnp.fmin(found, _clipped(region, region.clip, coeffs, axis))
 
 
 def shares(region: Region, coeffs, axis: int = -1) -> list[Any]:
-    """What some elements of a region add to its support: a sum, and for an lp ball a norm."""
+    """What some elements of a region add to its support: a sum for its box, a sum and a norm for its ball."""
+    box, ball = enclosing_box(region), []
     if isinstance(region, LpBall):
         center = (coeffs * _along(region.center, coeffs.ndim, axis)).sum(axis)
-        return [center, _norm(coeffs, _dual(region.p), axis)]
-    return [weigh(coeffs, region.upper, region.lower, axis)]
+        ball = [center, _norm(coeffs, _dual(region.p), axis)]
+        if region.clip is None:
+            return ball
+    return [*ball, weigh(coeffs, box.upper, box.lower, axis)]
 
 
 def merged(region: Region, found: list[Any]) -> list[Any]:
     """The shares of all along a leading axis."""
-    total = [found[0].sum(0)]
-    if isinstance(region, LpBall):
-        total.append(_norm(found[1], _dual(region.p), 0))
-    return total
+    if isinstance(region, Interval):
+        return [found[0].sum(0)]
+    norm = _norm(found[1], _dual(region.p), 0)
+    return [found[0].sum(0), norm, *(box.sum(0) for box in found[2:])]
 
 
 def supported(region: Region, found: list[Any]):
-    """The support of a region by the shares of all of its elements."""
-    return found[0] + region.radius * found[1] if isinstance(region, LpBall) else found[0]
+    """A region's support by the shares of all of its elements: of a clipped ball, no less than it."""
+    if isinstance(region, Interval):
+        return found[0]
+    return functools.reduce(jnp.fmin, found[2:], found[0] + region.radius * found[1])
+
+
+def _clipped(ball: LpBall, clip: Interval, coeffs, axis: int):
+    """The support of a clipped ball: ``max <c, x>`` for ``norm(x - center, p) <= r`` and x in the clip.
+
+    With a = ``|c|`` and room t in [0, r] towards the sign of c, this is ``<c, center>`` plus the
+    maximum of ``<a, d>`` for ``0 <= d <= t, norm(d, p) <= r``. By Hoelder's inequality every u in
+    [0, a] is proof of an upper bound, ``<a, d> <= r norm(u, q) + <t, a - u>``. The least is met at
+    some ``u = min(a, mu (t/r)^(p-1))``: there ``d = min(t, r (a/mu)^(q-1))`` has the norm r, or mu = 0.
+    Bisection finds mu; what it returns is an upper bound for any mu.
+    """
+    p, radius = ball.p, ball.radius
+    sides = (clip.upper - ball.center, ball.center - clip.lower)
+    up, down = (_along(_share(jnp.maximum(side, 0), radius), coeffs.ndim, axis) for side in sides)
+    share = jnp.where(coeffs > 0, up, down)
+    size = jnp.where(share > 0, jnp.abs(coeffs), 0)
+    scale = lax.stop_gradient(size.max(axis, initial=0, keepdims=True))
+    size = size / jnp.where(scale > 0, scale, 1)
+    limit = _limit(share, size, p, axis)
+    proof = jnp.minimum(size, limit)
+    least = _norm(proof, _dual(p), axis) + (share * (size - proof)).sum(axis)
+    center = (coeffs * _along(ball.center, coeffs.ndim, axis)).sum(axis)
+    return center + radius * scale.squeeze(axis) * least
+
+
+def _share(room, radius):
+    """``min(room, radius) / radius``; for radius 0, what it tends to."""
+    some = jnp.where(radius > 0, radius, 1)
+    return jnp.where(room < radius, room / some, jnp.where(room > 0, 1, 0).astype(room.dtype))
+
+
+def _limit(share, size, p: float, axis: int):
+    """``mu share^(p-1)`` at the best mu; a constant for the gradient, as the best mu is stationary."""
+    room, most = lax.stop_gradient((share, size))
+
+    def narrow(_, ends):
+        low, high = ends
+        mu = (low + high) / 2
+        moved = (
+            jnp.where(most > mu, room, 0)
+            if p == 1
+            else jnp.minimum(room, (most / mu) ** (1 / (p - 1)))
+        )
+        far = (moved**p).sum(axis, keepdims=True) > 1
+        return jnp.where(far, mu, low), jnp.where(far, high, mu)
+
+    high = jnp.expand_dims(_norm(most, _dual(p), axis), axis)
+    steps = jnp.finfo(size.dtype).nmant + 2
+    high = lax.fori_loop(0, steps, narrow, (jnp.zeros_like(high), high))[1]
+    if p == 1:  # not stationary, but one of the sizes
+        return jnp.where(size <= high, size, 0).max(axis, initial=0, keepdims=True)
+    return high * room ** (p - 1)
 
 
 def weigh(coeffs, positive, negative, axis: int = -1):

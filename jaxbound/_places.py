@@ -25,7 +25,8 @@ def cut(value, window: Window | None, shape, place):
     if isinstance(value, Interval):
         return Interval(part(value.lower), part(value.upper))
     if isinstance(value, LpBall):
-        return dataclasses.replace(value, center=part(value.center))
+        clip = None if value.clip is None else part(value.clip)
+        return dataclasses.replace(value, center=part(value.center), clip=clip)
     if window is None:
         return value
     for axis, span in enumerate(window):

@@ -36,7 +36,7 @@ LAYERS = [
     {"_strategies"},
     {"_call"},
     {"_methods"},
-    {"_alpha", "_capacity"},
+    {"_alpha", "_capacity", "_radius"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
