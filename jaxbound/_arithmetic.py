@@ -124,6 +124,20 @@ def image(fn: Callable[..., Any], x: Interval, *turns) -> Interval:
     return Interval(_fold(lax.min, values), _fold(lax.max, values))
 
 
+def above_zero(primitive, *turns) -> Callable[..., Interval]:
+    """Where all is positive, between turning points; elsewhere, no bound."""
+
+    def bound(x, **params):
+        inside = x.lower > 0
+        lower, upper = (jnp.where(inside, end, 1) for end in (x.lower, x.upper))
+        values = image(lambda z: primitive.bind(z, **params), Interval(lower, upper), *turns)
+        return Interval(
+            jnp.where(inside, values.lower, -jnp.inf), jnp.where(inside, values.upper, jnp.inf)
+        )
+
+    return bound
+
+
 def integer_pow(x, *, y, **_):
     def raised(z):
         return lax.integer_pow(z, y)

@@ -137,41 +137,40 @@ def concave(fn: Function, l, u) -> Lines:
     return negated(convex(lambda z: -fn(z), l, u))
 
 
-def s_shaped(fn: Function, l, u) -> Lines:
-    """Lines for a function that is convex below 0 and concave above it (sigmoid, tanh, arctan).
+def s_shaped(fn: Function, l, u, bend: Any = 0.0) -> Lines:
+    """Lines for a function that is convex below ``bend`` and concave above it (sigmoid, tanh, arctan).
 
     Above: the tangent that passes through (l, f(l)) if it touches inside the interval, else the
     chord; where all is concave, the tangent at the centre. Below: the same, turned around.
 
     References: Boopathy et al., arXiv 1811.12395.
     """
-    upper_slope, touch = _upper(fn, l, u)
+    upper_slope, touch = _upper(fn, l, u, bend)
     mirrored = lambda z: -fn(-z)
-    lower_slope, mirrored_touch = _upper(mirrored, -u, -l)
+    lower_slope, mirrored_touch = _upper(mirrored, -u, -l, -bend)
     above = jnp.maximum(fn(l) - upper_slope * l, fn(touch) - upper_slope * touch)
-    above = jnp.where(l >= 0, fn(touch) - upper_slope * touch, above)
+    above = jnp.where(l >= bend, fn(touch) - upper_slope * touch, above)
     other = -mirrored_touch
     below = jnp.minimum(fn(u) - lower_slope * u, fn(other) - lower_slope * other)
-    below = jnp.where(u <= 0, fn(other) - lower_slope * other, below)
+    below = jnp.where(u <= bend, fn(other) - lower_slope * other, below)
     return Lines(lower_slope, below, upper_slope, above)
 
 
-def _upper(fn: Function, l, u):
+def _upper(fn: Function, l, u, bend):
     """Slope of the upper line of a convex-concave function, and a point where it touches."""
     slope_at = derivative(fn)
+    start = jnp.broadcast_to(jnp.asarray(bend, u.dtype), u.shape)
     # The tangent through (l, f(l)) touches where the chord's slope meets the function's.
-    touch = _bisect(
-        lambda z: _slope(fn, l, z) >= slope_at(z), jnp.zeros_like(u), jnp.maximum(u, 0)
-    )[1]
+    touch = bisect(lambda z: _slope(fn, l, z) >= slope_at(z), start, jnp.maximum(u, start))[1]
     # Asked at u, where the answer is clear: at the touching point itself rounding would decide.
     inside = _slope(fn, l, u) >= slope_at(u)
     center = 0.5 * l + 0.5 * u
-    tangent = (l >= 0) | ((u > 0) & inside)
-    touch = jnp.where(l >= 0, center, touch)
+    tangent = (l >= bend) | ((u > bend) & inside)
+    touch = jnp.where(l >= bend, center, touch)
     return jnp.where(tangent, slope_at(touch), chord(fn, l, u)), jnp.where(tangent, touch, u)
 
 
-def _bisect(beyond: Function, low, high):
+def bisect(beyond: Function, low, high):
     """A bracket around the point from which on ``beyond`` holds; no gradient."""
 
     def halve(_, bracket):
@@ -219,5 +218,5 @@ def _least(fn: Function, slope, low, high):
     """A value below ``fn(z) - slope * z`` on [low, high], where fn is convex."""
     slope_at = derivative(fn)
     low, high = jnp.minimum(low, high), jnp.maximum(low, high)
-    p, q = _bisect(lambda z: slope_at(z) >= slope, low, high)
+    p, q = bisect(lambda z: slope_at(z) >= slope, low, high)
     return fn(p) - slope * p + jnp.minimum(slope_at(p) - slope, 0) * (q - p)

@@ -7,6 +7,7 @@ the wrong side where the primitive has no finite bound; the walk widens those to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,9 @@ import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
 from jaxbound import _arithmetic as arithmetic
+from jaxbound import _arrays as arrays
 from jaxbound import _primitives as program
+from jaxbound import _waves as waves
 from jaxbound._interval import Interval
 
 
@@ -90,7 +93,8 @@ for _p in (
     jp.reduce_window_sum_p, jp.reduce_window_max_p, jp.reduce_window_min_p, jp.name_p, *program.REARRANGE,
     jp.exp_p, jp.expm1_p, jp.log_p, jp.log1p_p, jp.sqrt_p, jp.cbrt_p, jp.logistic_p, jp.tanh_p, jp.sinh_p,
     jp.asinh_p, jp.atan_p, jp.erf_p, jp.floor_p, jp.ceil_p, jp.round_p, jp.sign_p,
-    program.softplus, program.clip,
+    jp.asin_p, jp.acosh_p, jp.atanh_p, jp.erf_inv_p, jp.cumlogsumexp_p, program.softplus, program.soft_sign,
+    program.clip,
 ):  # fmt: skip
     def_increasing(_p)
 
@@ -98,6 +102,7 @@ for _p in (
 for _p, _operands in (
     (jp.broadcast_in_dim_p, (0,)), (jp.gather_p, (0,)), (jp.dynamic_slice_p, (0,)),
     (jp.dynamic_update_slice_p, (0, 1)), (jp.scatter_p, (0, 2)), (jp.scatter_add_p, (0, 2)),
+    (jp.scatter_max_p, (0, 2)), (jp.scatter_min_p, (0, 2)),
 ):  # fmt: skip
     def_increasing(_p, _operands)
 
@@ -123,10 +128,11 @@ for _p in (jp.dot_general_p, jp.conv_general_dilated_p):
 # ---------------------------------------------------------------- between turning points
 
 # The only stationary points: x * f'(x) + f(x) = 0.
-SILU_TURN, GELU_ERF_TURN, GELU_TANH_TURN = (
+SILU_TURN, GELU_ERF_TURN, GELU_TANH_TURN, MISH_TURN = (
     -1.2784645427610738,
     -0.7517915246935645,
     -0.7524614220710162,
+    -1.1924312145154952,
 )
 
 
@@ -144,6 +150,8 @@ def_turning(program.square, lambda: (0.0,))
 def_turning(program.silu, lambda: (SILU_TURN,))
 def_turning(program.gelu_erf, lambda: (GELU_ERF_TURN,))
 def_turning(program.gelu_tanh, lambda: (GELU_TANH_TURN,))
+def_turning(program.mish, lambda: (MISH_TURN,))
+def_turning(jp.cosh_p, lambda: (0.0,))
 def_turning(program.leaky_relu, lambda slope: (0.0,))
 def_turning(program.elu, lambda alpha: (0.0,))
 
@@ -162,6 +170,25 @@ def _ramp(x, r, eta, **_):
 interval_rules[program.ramp] = IntervalRule(_ramp, (0,))
 interval_rules[jp.integer_pow_p] = IntervalRule(arithmetic.integer_pow)
 interval_rules[jp.pow_p] = IntervalRule(arithmetic.power, (0,))
+# Convex with the one turn, and increasing, right of their last pole.
+interval_rules[jp.lgamma_p] = IntervalRule(arithmetic.above_zero(jp.lgamma_p, 1.4616321449683623))
+interval_rules[jp.digamma_p] = IntervalRule(arithmetic.above_zero(jp.digamma_p))
+interval_rules[jp.sin_p] = IntervalRule(waves.wave_image(jp.sin_p, math.pi / 2))
+interval_rules[jp.cos_p] = IntervalRule(waves.wave_image(jp.cos_p, 0.0))
+interval_rules[jp.tan_p] = IntervalRule(waves.tan_image)
+interval_rules[jp.atan2_p] = IntervalRule(waves.atan2_image)
+
+
+# ---------------------------------------------------------------- arrays
+
+
+interval_rules |= {
+    jp.select_and_gather_add_p: IntervalRule(arrays.gathered),
+    jp.select_and_scatter_add_p: IntervalRule(arrays.scattered),
+    # Of an uncertain operand, the trace takes the product out.
+    jp.scatter_mul_p: IntervalRule(arrays.scatter_product, (2,)),
+    jp.triangular_solve_p: IntervalRule(arrays.triangular_solve, (1,)),
+}
 
 
 # ---------------------------------------------------------------- comparisons and choices

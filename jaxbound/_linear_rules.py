@@ -102,6 +102,9 @@ for _p in (jp.add_p, jp.add_jaxvals_p, jp.sub_p):
     linear_rules[_p] = LinearRule(_among(None), sums="operands")
 linear_rules |= {
     jp.scatter_add_p: LinearRule(_among((0, 2)), sums="elements"),
+    jp.select_and_gather_add_p: LinearRule(_among((0,))),
+    jp.select_and_scatter_add_p: LinearRule(_among((0,)), sums="elements"),
+    jp.triangular_solve_p: LinearRule(_among((1,)), sums="elements"),
     jp.select_n_p: LinearRule(_cases),
     jp.mul_p: LinearRule(_one_of_two),
     jp.div_p: LinearRule(_among((0,))),
@@ -131,7 +134,7 @@ def pull_back(
 
 def is_repeat(eqn) -> bool:
     """Whether a non-mixing ``eqn`` may copy one element of an operand to several places."""
-    if eqn.primitive in (jp.gather_p, jp.scatter_p):
+    if eqn.primitive in (jp.gather_p, jp.scatter_p, jp.select_and_gather_add_p):
         return True
     if eqn.primitive is jp.pad_p:
         return eqn.uncertain[1]

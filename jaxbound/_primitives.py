@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend import core as jex
 from jax.extend.core import primitives as jp
 
 # Calls that are replaced by their bodies; names have changed between JAX versions.
@@ -117,10 +118,14 @@ leaky_relu = Activation(
 )
 ramp = Activation("param_ramp", (_ramp,), parameters=2)
 clip = Activation("clip", (lambda x, low, high: _clamp(low, x, high),), parameters=2)
+mish = Activation("mish", (jax.nn.mish, lambda x: x * lax.tanh(jax.nn.softplus(x))))
+soft_sign = Activation("soft_sign", (jax.nn.soft_sign,))
 square = Activation("square", (lambda x: lax.mul(x, x),))
 
 # Larger patterns first: the first match wins.
-ACTIVATIONS = (gelu_tanh, gelu_erf, silu, softplus, elu, leaky_relu, ramp, clip, square)
+ACTIVATIONS = (
+    gelu_tanh, gelu_erf, mish, silu, softplus, elu, leaky_relu, ramp, soft_sign, clip, square,
+)  # fmt: skip
 
 
 def rewrite(
@@ -132,6 +137,8 @@ def rewrite(
     if primitive is jp.min_p and not all(uncertain):
         return None
     if primitive is jp.gather_p and not params["fill_value"]:
+        return None
+    if primitive is jp.scatter_mul_p and not uncertain[0]:
         return None
     if primitive is jp.convert_element_type_p and params["new_dtype"] != np.dtype(bool):
         return None
@@ -146,12 +153,46 @@ def _gather(x, indices, *, fill_value, **params):
     return jnp.where(inside > 0, found, jnp.full_like(found, fill_value))
 
 
+def _scatter(scatter, x, indices, updates, params):
+    names = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
+    return scatter(x, indices, updates, **{name: params[name] for name in names})
+
+
+def _product(x, *, axes, **_):
+    """Pairs of halves, again and again."""
+    x = jnp.moveaxis(x, axes, range(len(axes)))
+    x = x.reshape(-1, *x.shape[len(axes) :])
+    while len(x) > 1:
+        half, odd = divmod(len(x), 2)
+        pairs = x[:half] * x[half : 2 * half]
+        x = jnp.concatenate([pairs, x[-1:]]) if odd else pairs
+    return x[0] if len(x) else jnp.ones_like(x.sum(0))
+
+
+def _solve(*operands, const_lengths, jaxprs):
+    """What solves, without how it is transposed."""
+    counts = [const_lengths.matvec, const_lengths.vecmat, const_lengths.solve]
+    start, stop = sum(counts[:2]), sum(counts)
+    sides = operands[sum(const_lengths) :]
+    return jex.jaxpr_as_fun(jaxprs.solve)(*operands[start:stop], *sides)
+
+
 _REWRITES: dict[Any, Callable[..., Any]] = {
     jp.div_p: lambda x, y, **_: lax.mul(x, lax.integer_pow(y, -1)),
     jp.square_p: lambda x, **_: lax.integer_pow(x, 2),
     jp.clamp_p: lambda low, x, high, **_: _clamp(low, x, high),
     jp.exp2_p: lambda x, **_: lax.exp(lax.mul(x, jnp.asarray(jnp.log(2.0), x.dtype))),
     jp.erfc_p: lambda x, **_: lax.sub(jnp.ones_like(x), lax.erf(x)),
+    jp.acos_p: lambda x, **_: lax.sub(jnp.full_like(x, jnp.pi / 2), lax.asin(x)),
+    jp.reduce_prod_p: _product,
+    jp.cumprod_p: lambda x, *, axis, reverse: lax.associative_scan(lax.mul, x, reverse, axis),
+    jp.linear_solve_p: _solve,
+    lax.scatter_sub_p: lambda x, i, u, **params: _scatter(
+        lax.scatter_add, x, i, lax.neg(u), params
+    ),
+    jp.scatter_mul_p: lambda x, i, u, **params: lax.mul(
+        x, _scatter(lax.scatter_mul, jnp.ones_like(x), i, u, params)
+    ),
     jp.min_p: lambda x, y, **_: lax.neg(lax.max(lax.neg(x), lax.neg(y))),
     jp.gather_p: _gather,
     jp.convert_element_type_p: lambda x, **_: lax.ne(x, jnp.zeros_like(x)),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import primitives as jp
 
 from jaxbound import _curves as curves
 from jaxbound import _primitives as program
-from jaxbound._interval import Interval, concrete
+from jaxbound._arrays import entries
+from jaxbound._interval import Interval
 from jaxbound._linear import once
+from jaxbound._lines import LINES
 
 KINDS = ("adaptive", "tight", "parallel", "constant")
 
@@ -82,10 +82,11 @@ def constant_relaxation(image: Sequence[Interval]) -> Relaxation:
 # ---------------------------------------------------------------- functions of one variable
 
 
-def def_lines(primitive, lines: Callable[..., curves.Lines]) -> None:
+def def_lines(primitive, lines: Callable[..., curves.Lines], inside: float = 0.5) -> None:
     """``lines(fn, l, u, kind, *known, **params)`` for the one uncertain operand of ``primitive``.
 
-    Where an end, the value or a line is infinite, the interval's constant lines take over.
+    Where an end, the value or a line is infinite, the interval's constant lines take over; gradients are
+    kept finite by a point ``inside`` the domain.
     """
 
     def relax(*operands, image, kind, **params):
@@ -101,7 +102,7 @@ def def_lines(primitive, lines: Callable[..., curves.Lines]) -> None:
 
         ends = [jnp.broadcast_to(end, shape) for end in (x.lower, x.upper)]
         bounded = _all_finite(*ends, image.lower, image.upper)
-        l, u = (jnp.where(bounded, end, jnp.ones_like(end)) for end in ends)
+        l, u = (jnp.where(bounded, end, inside) for end in ends)
         found = lines(fn, l, u, kind, *known, **params)
         bounded &= _all_finite(*found)
         slopes = [jnp.where(bounded, slope, 0) for slope in (found.lower_slope, found.upper_slope)]
@@ -118,81 +119,11 @@ def _all_finite(*arrays):
     return functools.reduce(jnp.logical_and, map(jnp.isfinite, arrays))
 
 
-def _convex(fn, l, u, kind, *known, **params):
-    return curves.convex(fn, l, u)
-
-
-def _concave(fn, l, u, kind, *known, **params):
-    return curves.concave(fn, l, u)
-
-
-def _s_shaped(fn, l, u, kind, *known, **params):
-    return curves.s_shaped(fn, l, u)
-
-
-def _exp(fn, l, u, kind, **_):
-    # A tangent further right than l + 1 would be negative at l.
-    return curves.convex(fn, l, u, jnp.minimum(0.5 * l + 0.5 * u, l + 0.99))
-
-
-def _integer_pow(fn, l, u, kind, *, y, **_):
-    if y > 0 and y % 2 == 1:
-        return (
-            curves.negated(curves.s_shaped(lambda z: -fn(z), l, u))
-            if y > 1
-            else curves.convex(fn, l, u)
-        )
-    lines = curves.convex(fn, l, u)
-    if y > 0 or y % 2 == 0:
-        return lines
-    below = curves.concave(fn, l, u)  # odd negative powers left of the pole
-    return curves.Lines(*(jnp.where(u < 0, a, b) for a, b in zip(below, lines, strict=True)))
-
-
-def _pow(fn, l, u, kind, exponent, **_):
-    bulges = (exponent > 0) & (exponent < 1)
-    pairs = zip(curves.concave(fn, l, u), curves.convex(fn, l, u), strict=True)
-    return curves.Lines(*(jnp.where(bulges, a, b) for a, b in pairs))
-
-
-def _wavy(*bends: float, first: int):
-    return lambda fn, l, u, kind, **_: curves.wavy(fn, l, u, bends, first)
-
-
-def _elu(fn, l, u, kind, alpha, **_):
-    value = concrete(alpha)
-    if value is not None and (value >= 0).all() and (value <= 1).all():
-        return curves.convex(fn, l, u)
-    pairs = zip(curves.wavy(fn, l, u, (0.0,), 1), curves.wavy(fn, l, u, (0.0,), -1), strict=True)
-    return curves.Lines(*(jnp.where(alpha >= 0, a, b) for a, b in pairs))
-
-
-for _p in (jp.expm1_p, jp.rsqrt_p, program.softplus, program.square):
-    def_lines(_p, _convex)
-for _p in (jp.log_p, jp.log1p_p, jp.sqrt_p):
-    def_lines(_p, _concave)
-for _p in (jp.logistic_p, jp.tanh_p, jp.atan_p, jp.erf_p, jp.asinh_p):
-    def_lines(_p, _s_shaped)
-def_lines(jp.exp_p, _exp)
-def_lines(jp.integer_pow_p, _integer_pow)
-def_lines(jp.pow_p, _pow)
-def_lines(program.elu, _elu)
-def_lines(program.silu, _wavy(-2.3993572805154677, 2.3993572805154677, first=-1))
-def_lines(program.gelu_erf, _wavy(-(2**0.5), 2**0.5, first=-1))
-def_lines(program.gelu_tanh, _wavy(-1.4185040088, 1.4185040088, first=-1))
-def_lines(jp.abs_p, lambda fn, l, u, kind, **_: curves.one_kink(fn, l, u, 0.0, -1.0, 1.0, kind))
-def_lines(
-    program.leaky_relu, lambda fn, l, u, kind, a: curves.one_kink(fn, l, u, 0.0, a, 1.0, kind)
-)
-def_lines(
-    program.ramp, lambda fn, l, u, kind, r, eta: curves.two_kinks(fn, l, u, 0.0, r, eta, kind)
-)
+for _p, _lines in LINES.items():
+    def_lines(_p, _lines, inside=2.0 if _p is jp.acosh_p else 0.5)
 _lines_of_ramp = relaxations[program.ramp]
 relaxations[program.ramp] = lambda x, r, *eta, **options: _lines_of_ramp(
     x, program.spread(r, x.lower), *eta, **options
-)
-def_lines(
-    program.clip, lambda fn, l, u, kind, low, high: curves.two_kinks(fn, l, u, low, high, 0.0, kind)
 )
 
 
@@ -264,24 +195,8 @@ def _reduce_max(x, *, image, kind, axes, **_):
 
 @register_relaxation(jp.reduce_window_max_p)
 def _reduce_window_max(x, *, image, kind, **window):
-    windows = functools.partial(_windows, **window)
+    windows = functools.partial(entries, **window)
     return greatest(windows, (x,), image, valid=windows(jnp.ones_like(x.lower)) > 0)
-
-
-def _windows(z, *, window_dimensions, window_strides, padding, base_dilation, window_dilation, **_):
-    """The entries of every window along a last axis, 0 in the padding."""
-    z = lax.pad(
-        z,
-        jnp.zeros((), z.dtype),
-        [(low, high, d - 1) for (low, high), d in zip(padding, base_dilation, strict=True)],
-    )
-    reach = [(size - 1) * d for size, d in zip(window_dimensions, window_dilation, strict=True)]
-    entries = []
-    for offset in itertools.product(*map(range, window_dimensions)):
-        start = [o * d for o, d in zip(offset, window_dilation, strict=True)]
-        stop = [n - r + s for n, r, s in zip(z.shape, reach, start, strict=True)]
-        entries.append(lax.slice(z, start, stop, window_strides))
-    return jnp.stack(entries, -1)
 
 
 # ---------------------------------------------------------------- products

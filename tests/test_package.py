@@ -26,6 +26,8 @@ LAYERS = [
     {"_recognise"},
     {"_graph"},
     {"_convolution", "_curves", "_arithmetic"},
+    {"_arrays", "_waves"},
+    {"_lines"},
     {"_interval_rules", "_linear_rules", "_relaxations"},
     {"_errors", "_exactness", "_windows", "_chunks"},
     {"_places"},

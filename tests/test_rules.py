@@ -63,6 +63,22 @@ INSIDE = [
     (0.3, 0.3001),
     (-0.99, 0.99),
 ]
+UNIT = [*INSIDE, (-1, 1), (0.5, 1), (-1, -0.3), (1, 1), (-1, -1)]
+ABOVE_ONE = [(l + 1, u + 1) for l, u in NOT_NEGATIVE]
+ANGLES = [(0.1, 0.3), (-0.4, 0.5), (0.5, 2), (1, 4), (-1, 4.5), (2, 9), (-7, 7), (3, 40), (1, 1), (0, 0), (-3.1, -0.1),
+          (1.5707, 1.5708), (100, 101), (-2001, -2000), (1e6, 1e6), (-1e9, 3), (6.2, 6.4), (-5, -4)]  # fmt: skip
+BRANCH = [
+    (-1.5, 1.4),
+    (0.1, 0.3),
+    (-1.2, 0.3),
+    (-0.1, 1.5),
+    (0, 0),
+    (1.6, 4.6),
+    (2, 3),
+    (3.5, 4.7),
+    (99, 100),
+    (-1, 0),
+]
 
 
 def traced(fn, *parameters):
@@ -109,6 +125,17 @@ UNARY = {  # name: (function, boxes of its operand)
     "arcsinh": (jnp.arcsinh, REALS),
     "erf": (lax.erf, REALS),
     "erfc": (lax.erfc, REALS),
+    "sin": (jnp.sin, ANGLES),
+    "cos": (jnp.cos, ANGLES),
+    "tan": (jnp.tan, BRANCH),
+    "arcsin": (jnp.arcsin, UNIT),
+    "arccos": (jnp.arccos, UNIT),
+    "arctanh": (jnp.arctanh, INSIDE),
+    "erf_inv": (lax.erf_inv, INSIDE),
+    "arccosh": (jnp.arccosh, ABOVE_ONE),
+    "cosh": (jnp.cosh, SMALL),
+    "lgamma": (lax.lgamma, POSITIVE),
+    "digamma": (lax.digamma, POSITIVE),
     "gelu": (lambda x: jax.nn.gelu(x, approximate=False), REALS),
     "gelu tanh": (lambda x: jax.nn.gelu(x, approximate=True), REALS),
     "silu": (jax.nn.silu, REALS),
@@ -254,7 +281,8 @@ def test_functions_of_one_variable(name, dtype):
     check(sandwiched(fn), batch(np.array(intervals, float), dtype), dtype)
 
 
-SMOOTH = ["elu 1", "elu 2", "elu -1", "softplus", "sigmoid", "tanh", "arctan", "erf", "gelu", "gelu tanh", "silu", "exp",
+SMOOTH = ["sin", "tan", "arcsin", "arccos", "arctanh", "erf_inv", "arccosh", "cosh", "sinh", "cbrt", "mish", "soft_sign",
+          "lgamma", "digamma", "elu 1", "elu 2", "elu -1", "softplus", "sigmoid", "tanh", "arctan", "erf", "gelu", "gelu tanh", "silu", "exp",
           "log", "sqrt", "rsqrt", "reciprocal", "square", "x ** 3", "x ** 2.5"]  # fmt: skip
 
 
@@ -298,6 +326,10 @@ def constant(*shape):
     return (np.arange(np.prod(shape)) * 5 % 7 - 3.0).reshape(shape) / 2
 
 
+def overlapping(x):
+    return pooled(nn.max_pool, (2, 2), strides=(2, 1), padding=((0, 1), (0, 0)))(x)
+
+
 def at(index, how="set", **options):
     return lambda x: getattr(x.at[index], how)(**options)
 
@@ -338,6 +370,10 @@ SHAPED = {  # name: (function, shape of its operand); more operands are slices o
     "sum": (lambda x: x.sum(1), (3, 4)),
     "mean, variance": (lambda x: x.var(1), (2, 3)),
     "cumsum": (lambda x: lax.cumsum(x, 1, reverse=True), (2, 4)),
+    "cumsum, both ways": (lambda x: lax.cumsum(x, 0) + lax.cumsum(x, 1, reverse=True), (2, 3)),
+    "cumprod": (lambda x: jnp.concatenate([lax.cumprod(x, 1), lax.cumprod(x, 1, reverse=True)]), (1, 3)),
+    "prod": (lambda x: x.prod((0, 2)), (1, 2, 3)),
+    "cumlogsumexp": (lambda x: lax.cumlogsumexp(x, 1, reverse=True), (2, 3)),
     "cummax": (lambda x: lax.cummax(x, 1), (2, 4)),
     "cummin": (lambda x: lax.cummin(x, 0), (3, 2)),
     "concatenate": (lambda x: jnp.concatenate([x, 2 * x[:1], constant(1, 3).astype(x.dtype)]), (2, 3)),
@@ -366,6 +402,18 @@ SHAPED = {  # name: (function, shape of its operand); more operands are slices o
     "set": (lambda x: x.at[np.array([0, 2])].set(-x[:2]), (3, 2)),
     "set, known": (lambda x: x.at[1].set(4.0), (3, 2)),
     "add at": (lambda x: x.at[np.array([0, 0, 2])].add(2 * x), (3, 2)),
+    "subtract at": (lambda x: x.at[np.array([0, 0, 2])].add(-x).at[1].subtract(2 * x[0]), (3, 2)),
+    "multiply at": (lambda x: x.at[np.array([0, 0, 2])].multiply(2 * x).at[np.array([1, 7])].mul(3.0), (3, 1)),
+    "multiply known at": (lambda x: jnp.array([2, -1], x.dtype).at[np.array([0, 0, 1])].multiply(x), (3,)),
+    "max, min at": (lambda x: x.at[np.array([0, 0])].max(2 * x[1:]).at[1].min(x[2]), (3, 2)),
+    "solve": (lambda x: jnp.linalg.solve(3 * jnp.eye(3, dtype=x.dtype) + constant(3, 3).astype(x.dtype), x), (3,)),
+    "triangular solve": (lambda x: lax.linalg.triangular_solve(constant(2, 2).astype(x.dtype) + 3 * jnp.eye(2, dtype=x.dtype), x, lower=True, transpose_a=True), (3, 2)),
+    "max_pool, transposed": (lambda x: jax.vjp(overlapping, x[0])[1](overlapping(x[1]))[0], (2, 4, 3)),
+    "max_pool, pushed": (lambda x: jax.jvp(overlapping, (x[0],), (x[1],))[1], (2, 3, 3)),
+    "max_pool of known, transposed": (lambda x: jax.vjp(overlapping, constant(4, 3).astype(x.dtype))[1](x)[0], (2, 2)),
+    "min_pool of known, pushed": (lambda x: jax.jvp(lambda z: -overlapping(-z), (constant(3, 3).astype(x.dtype),), (x,))[1], (3, 3)),
+    "angle of a point": (lambda x: jnp.arctan2(x[0], x[1]) + jnp.arctan2(x[1], 2.0), (2, 3)),
+    "clamp by uncertain limits": (lambda x: lax.clamp(x[0], x[1], x[2]), (3, 2)),
     "select, known": (lambda x: jnp.where(np.array([[True], [False]]), x, 3 * x[::-1]), (2, 3)),
     "select of three": (lambda x: lax.select_n(np.array([0, 2, 1, 2]), x, -x, x**2), (4,)),
     "margins": (lambda x: jb.margins(x, 1), (4,)),

@@ -1,0 +1,99 @@
+"""Which lines bound which function of one variable: ``lines(fn, l, u, kind, *known, **params)``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax.extend.core import primitives as jp
+
+from jaxbound import _curves as curves
+from jaxbound import _primitives as program
+from jaxbound import _waves as waves
+from jaxbound._interval import concrete
+
+
+def _convex(fn, l, u, kind, *known, **params):
+    return curves.convex(fn, l, u)
+
+
+def _concave(fn, l, u, kind, *known, **params):
+    return curves.concave(fn, l, u)
+
+
+def _s_shaped(fn, l, u, kind, *known, **params):
+    return curves.s_shaped(fn, l, u)
+
+
+def _turned(fn, l, u, kind, *known, **params):
+    """Concave below 0 and convex above it."""
+    return curves.negated(curves.s_shaped(lambda z: -fn(z), l, u))
+
+
+def _exp(fn, l, u, kind, **_):
+    # A tangent further right than l + 1 would be negative at l.
+    return curves.convex(fn, l, u, jnp.minimum(0.5 * l + 0.5 * u, l + 0.99))
+
+
+def _integer_pow(fn, l, u, kind, *, y, **_):
+    if y > 1 and y % 2 == 1:
+        return _turned(fn, l, u, kind)
+    lines = curves.convex(fn, l, u)
+    if y > 0 or y % 2 == 0:
+        return lines
+    below = curves.concave(fn, l, u)  # odd negative powers left of the pole
+    return curves.Lines(*(jnp.where(u < 0, a, b) for a, b in zip(below, lines, strict=True)))
+
+
+def _pow(fn, l, u, kind, exponent, **_):
+    bulges = (exponent > 0) & (exponent < 1)
+    pairs = zip(curves.concave(fn, l, u), curves.convex(fn, l, u), strict=True)
+    return curves.Lines(*(jnp.where(bulges, a, b) for a, b in pairs))
+
+
+def _wavy(*bends: float, first: int):
+    return lambda fn, l, u, kind, **_: curves.wavy(fn, l, u, bends, first)
+
+
+def _elu(fn, l, u, kind, alpha, **_):
+    value = concrete(alpha)
+    if value is not None and (value >= 0).all() and (value <= 1).all():
+        return curves.convex(fn, l, u)
+    pairs = zip(curves.wavy(fn, l, u, (0.0,), 1), curves.wavy(fn, l, u, (0.0,), -1), strict=True)
+    return curves.Lines(*(jnp.where(alpha >= 0, a, b) for a, b in pairs))
+
+
+def _wave(peak: float):
+    return lambda fn, l, u, kind, **_: waves.wave(fn, peak, l, u)
+
+
+LINES: dict[Any, Callable[..., curves.Lines]] = {
+    **dict.fromkeys(
+        (jp.expm1_p, jp.rsqrt_p, jp.cosh_p, jp.lgamma_p, program.softplus, program.square), _convex
+    ),
+    **dict.fromkeys((jp.log_p, jp.log1p_p, jp.sqrt_p, jp.acosh_p, jp.digamma_p), _concave),
+    **dict.fromkeys(
+        (jp.logistic_p, jp.tanh_p, jp.atan_p, jp.erf_p, jp.asinh_p, jp.cbrt_p, program.soft_sign),
+        _s_shaped,
+    ),
+    **dict.fromkeys((jp.sinh_p, jp.asin_p, jp.atanh_p, jp.erf_inv_p), _turned),
+    jp.exp_p: _exp,
+    jp.integer_pow_p: _integer_pow,
+    jp.pow_p: _pow,
+    jp.sin_p: _wave(math.pi / 2),
+    jp.cos_p: _wave(0.0),
+    jp.tan_p: lambda fn, l, u, kind, **_: waves.tangent(fn, l, u),
+    program.elu: _elu,
+    program.silu: _wavy(-2.3993572805154677, 2.3993572805154677, first=-1),
+    program.gelu_erf: _wavy(-(2**0.5), 2**0.5, first=-1),
+    program.gelu_tanh: _wavy(-1.4185040088, 1.4185040088, first=-1),
+    program.mish: _wavy(-2.2563763963607926, 1.4905711794854284, first=-1),
+    jp.abs_p: lambda fn, l, u, kind, **_: curves.one_kink(fn, l, u, 0.0, -1.0, 1.0, kind),
+    program.leaky_relu: lambda fn, l, u, kind, a: curves.one_kink(fn, l, u, 0.0, a, 1.0, kind),
+    program.ramp: lambda fn, l, u, kind, r, eta: curves.two_kinks(fn, l, u, 0.0, r, eta, kind),
+    program.clip: lambda fn, l, u, kind, low, high: curves.two_kinks(
+        fn, l, u, low, high, 0.0, kind
+    ),
+}
