@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
 from jaxbound import _arithmetic as arithmetic
+from jaxbound import _planes as planes
 from jaxbound import _primitives as program
 from jaxbound._interval import Interval
 
@@ -162,6 +164,38 @@ def _ramp(x, r, eta, **_):
 interval_rules[program.ramp] = IntervalRule(_ramp, (0,))
 interval_rules[jp.integer_pow_p] = IntervalRule(arithmetic.integer_pow)
 interval_rules[jp.pow_p] = IntervalRule(arithmetic.power, (0,))
+
+
+# ---------------------------------------------------------------- along some axes
+
+
+def _logsumexp(x, where=None, *, axes, keepdims):
+    # Increasing in every entry.
+    return Interval(
+        *(
+            jax.nn.logsumexp(end, axes, where=where, keepdims=keepdims)
+            for end in (x.lower, x.upper)
+        )
+    )
+
+
+def _softmax(finish, absent):
+    """``finish(log softmax)``: entry i increases in z_i and falls in every other."""
+
+    def bound(x, where=None, *, axes):
+        rows = planes.Rows(x.shape, axes)
+        least, most = planes.differences(*rows.ends(x, where))
+        ends = (rows.back(finish(-jax.nn.logsumexp(end, -1))) for end in (most, least))
+        return Interval(*(end if where is None else jnp.where(where, end, absent) for end in ends))
+
+    return bound
+
+
+interval_rules |= {
+    program.logsumexp: IntervalRule(_logsumexp, (0,)),
+    program.softmax: IntervalRule(_softmax(jnp.exp, 0), (0,)),
+    program.log_softmax: IntervalRule(_softmax(lambda z: z, -jnp.inf), (0,)),
+}
 
 
 # ---------------------------------------------------------------- comparisons and choices
