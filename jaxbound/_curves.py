@@ -6,6 +6,7 @@ finite gradients also at ``l == u``.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -25,6 +26,11 @@ class Lines(NamedTuple):
 
 
 Function = Callable[[Any], Any]
+
+
+def all_finite(*arrays):
+    """Where all of them are."""
+    return functools.reduce(jnp.logical_and, map(jnp.isfinite, arrays))
 
 
 def derivative(fn: Function) -> Function:

@@ -56,7 +56,7 @@ def _inline(
         where = "/".join(filter(None, (layer, str(eqn.source_info.name_stack))))
         # A rewritten equation stands where the original one did.
         origins = (eqn.source_info, *sources) if own else sources
-        body = _body(eqn, uncertain)
+        body = _body(eqn, operands)
         if body is not None:
             called = own and eqn.primitive.name in CALLS
             outs = _inline(body, operands, where, origins, equations, own=called)
@@ -73,14 +73,16 @@ def _inline(
     return [get(atom) for atom in closed.jaxpr.outvars]
 
 
-def _body(eqn, uncertain: tuple[bool, ...]):
+def _body(eqn, operands: Sequence[Atom]):
     """The jaxpr that replaces ``eqn``, if it is a call or is rewritten in simpler terms."""
+    uncertain = tuple(atom.uncertain for atom in operands)
     if not any(uncertain):
         return None
     if eqn.primitive.name in CALLS:
         (body,) = jex.jaxprs_in_params(eqn.params)
         return _closed(eqn.params, body)
-    simpler = rewrite(eqn.primitive, uncertain, eqn.params)
+    itself = len(eqn.invars[0].aval.shape) if operands[0] is operands[-1] else None
+    simpler = rewrite(eqn.primitive, uncertain, eqn.params, itself)
     if simpler is None:
         return None
     avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]

@@ -11,11 +11,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
 from jaxbound import _arithmetic as arithmetic
 from jaxbound import _arrays as arrays
+from jaxbound import _planes as planes
 from jaxbound import _primitives as program
 from jaxbound import _waves as waves
 from jaxbound._interval import Interval
@@ -188,6 +190,35 @@ interval_rules |= {
     # Of an uncertain operand, the trace takes the product out.
     jp.scatter_mul_p: IntervalRule(arrays.scatter_product, (2,)),
     jp.triangular_solve_p: IntervalRule(arrays.triangular_solve, (1,)),
+}
+
+
+# ---------------------------------------------------------------- along some axes
+
+
+def _logsumexp(x, where=None, *, axes, keepdims):
+    # Increasing in every entry.
+    return Interval(
+        *(jax.nn.logsumexp(end, axes, where=where, keepdims=keepdims) for end in (x.lower, x.upper))
+    )
+
+
+def _softmax(finish, absent):
+    """``finish(log softmax)``: entry i increases in z_i and falls in every other."""
+
+    def bound(x, where=None, *, axes):
+        rows = planes.Rows(x.shape, axes)
+        least, most = planes.differences(*rows.ends(x, where))
+        ends = (rows.back(finish(-jax.nn.logsumexp(end, -1))) for end in (most, least))
+        return Interval(*(end if where is None else jnp.where(where, end, absent) for end in ends))
+
+    return bound
+
+
+interval_rules |= {
+    program.logsumexp: IntervalRule(_logsumexp, (0,)),
+    program.softmax: IntervalRule(_softmax(jnp.exp, 0), (0,)),
+    program.log_softmax: IntervalRule(_softmax(lambda z: z, -jnp.inf), (0,)),
 }
 
 

@@ -47,18 +47,22 @@ class Activation:
     """A recognised piece of a program: stands in equations where a primitive would.
 
     ``variants`` are ways to write it: functions of ``x`` and of ``parameters`` known values. The
-    first one is its value.
+    first one is its value. Those of one that reduces ``axes`` of x take these, and one of ``options``;
+    ``masked`` ones also take a known ``where``, as the first does.
     """
 
     name: str
     variants: tuple[Callable[..., Any], ...]
     parameters: int = 0
+    reduces: bool = False
+    options: tuple[dict[str, Any], ...] = ({},)
+    masked: tuple[Callable[..., Any], ...] = ()
 
     def __repr__(self) -> str:
         return self.name
 
-    def bind(self, *args, **_params):
-        return self.variants[0](*args)
+    def bind(self, *args, **params):
+        return self.variants[0](*args, **params)
 
 
 def param_ramp(x, r, eta: jax.typing.ArrayLike = 0.0):
@@ -122,16 +126,75 @@ mish = Activation("mish", (jax.nn.mish, lambda x: x * lax.tanh(jax.nn.softplus(x
 soft_sign = Activation("soft_sign", (jax.nn.soft_sign,))
 square = Activation("square", (lambda x: lax.mul(x, x),))
 
+
+def _shifted(x, axes):
+    return jnp.exp(x - x.max(axes, keepdims=True))
+
+
+def _absent(reference):
+    return lambda x, where, axes, **options: reference(
+        jnp.where(where, x, -jnp.inf), axes, **options
+    )
+
+
+softmax = Activation(
+    "softmax",
+    (
+        lambda x, where=None, *, axes: jax.nn.softmax(x, axes, where=where),
+        lambda x, axes: _shifted(x, axes) / _shifted(x, axes).sum(axes, keepdims=True),
+        lambda x, axes: jnp.exp(x) / jnp.exp(x).sum(axes, keepdims=True),
+    ),
+    reduces=True,
+    masked=(lambda x, where, axes: jax.nn.softmax(x, axes, where=where), _absent(jax.nn.softmax)),
+)
+log_softmax = Activation(
+    "log_softmax",
+    (
+        lambda x, where=None, *, axes: jax.nn.log_softmax(x, axes, where=where),
+        lambda x, axes: x - jax.nn.logsumexp(x, axes, keepdims=True),
+        lambda x, axes: x - jnp.expand_dims(jax.nn.logsumexp(x, axes), axes),
+        lambda x, axes: x - jnp.log(jnp.exp(x).sum(axes, keepdims=True)),
+    ),
+    reduces=True,
+    masked=(
+        lambda x, where, axes: jax.nn.log_softmax(x, axes, where=where),
+        _absent(jax.nn.log_softmax),
+    ),
+)
+logsumexp = Activation(
+    "logsumexp",
+    (
+        lambda x, where=None, *, axes, keepdims: jax.nn.logsumexp(
+            x, axes, where=where, keepdims=keepdims
+        ),
+        lambda x, axes, keepdims: jnp.log(jnp.exp(x).sum(axes, keepdims=keepdims)),
+    ),
+    reduces=True,
+    options=({"keepdims": False}, {"keepdims": True}),
+    masked=(
+        lambda x, where, axes, keepdims: jax.nn.logsumexp(x, axes, where=where, keepdims=keepdims),
+        _absent(jax.nn.logsumexp),
+    ),
+)
+
 # Larger patterns first: the first match wins.
 ACTIVATIONS = (
+    softmax, log_softmax, logsumexp,
     gelu_tanh, gelu_erf, mish, silu, softplus, elu, leaky_relu, ramp, soft_sign, clip, square,
 )  # fmt: skip
 
 
 def rewrite(
-    primitive, uncertain: tuple[bool, ...], params: dict[str, Any]
+    primitive, uncertain: tuple[bool, ...], params: dict[str, Any], itself: int | None = None
 ) -> Callable[..., Any] | None:
-    """An equal function in terms of fewer primitives, or None; ``uncertain`` is per operand."""
+    """An equal function in terms of fewer primitives, or None.
+
+    ``uncertain`` is per operand; ``itself`` the number of axes, if both operands are one value.
+    """
+    if primitive is jp.dot_general_p:
+        (one, other), (batch, along) = params["dimension_numbers"]
+        lined_up = (one, batch) == (other, along) and len(one) + len(batch) == itself
+        return _sum_of_squares if lined_up else None
     if primitive is jp.div_p and not uncertain[1]:
         return None
     if primitive is jp.min_p and not all(uncertain):
@@ -175,6 +238,12 @@ def _solve(*operands, const_lengths, jaxprs):
     start, stop = sum(counts[:2]), sum(counts)
     sides = operands[sum(const_lengths) :]
     return jex.jaxpr_as_fun(jaxprs.solve)(*operands[start:stop], *sides)
+
+
+def _sum_of_squares(x, _, *, dimension_numbers, preferred_element_type, **params):
+    ((summed, _), (batch, _)) = dimension_numbers
+    found = lax.integer_pow(x.astype(preferred_element_type or x.dtype), 2).sum(summed)
+    return found.transpose([sorted(batch).index(axis) for axis in batch])
 
 
 _REWRITES: dict[Any, Callable[..., Any]] = {

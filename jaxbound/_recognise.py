@@ -9,10 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.core import Tracer
+from jax.extend.core import primitives as jp
 
 from jaxbound._inline import flatten, live
 from jaxbound._primitives import ACTIVATIONS, COMMUTATIVE, Activation
 from jaxbound._program import Atom, Constant, Equation, Graph, Var
+
+REACH = 6  # equations from the last one of a pattern back to the sum over its axes
 
 
 def recognise(graph: Graph) -> Graph:
@@ -29,31 +32,57 @@ def _activation(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None
     for activation in ACTIVATIONS:
         if eqn.primitive not in _last(activation, out.dtype):
             continue
-        for pattern in _patterns(activation, out.shape, out.dtype):
-            bound: dict[Var, Atom] = {}
-            made = {o: e for e in pattern.equations for o in e.outputs}
-            if _unify(pattern.outputs[0], out, bound, made, producer):
-                atoms = tuple(bound[v] for v in pattern.inputs)
-                return dataclasses.replace(eqn, primitive=activation, inputs=atoms, params={})
+        for shape, params in _places(activation, eqn, producer):
+            for pattern in _patterns(activation, shape, out.dtype, tuple(params.items())):
+                bound: dict[Var, Atom] = {}
+                made = {o: e for e in pattern.equations for o in e.outputs}
+                if _unify(pattern.outputs[0], out, bound, made, producer):
+                    atoms = tuple(bound[v] for v in pattern.inputs)
+                    return dataclasses.replace(
+                        eqn, primitive=activation, inputs=atoms, params=params
+                    )
     return None
+
+
+def _places(activation: Activation, eqn: Equation, producer: dict[Var, Equation]):
+    """The shapes that x may have, and parameters."""
+    if not activation.reduces:
+        return [(eqn.outputs[0].shape, {})]
+    found = {}
+    near = [eqn]
+    for _ in range(REACH):
+        behind = [v for e in near for v in e.moving.values() if v in producer]
+        near = [producer[v] for v in behind]
+        for e in near:
+            if e.primitive is jp.reduce_sum_p:
+                found[e.moving[0].shape, e.params["axes"]] = None
+    return [
+        (shape, {"axes": axes} | options) for shape, axes in found for options in activation.options
+    ]
 
 
 def _last(activation: Activation, dtype) -> set[Any]:
     """The primitives that its patterns end with, whatever the shape."""
-    return {pattern.equations[-1].primitive for pattern in _patterns(activation, (), dtype)}
+    params = {"axes": (0,)} | activation.options[0] if activation.reduces else {}
+    shape = (2,) if activation.reduces else ()
+    patterns = _patterns(activation, shape, dtype, tuple(params.items()))
+    return {pattern.equations[-1].primitive for pattern in patterns}
 
 
 @functools.lru_cache(maxsize=512)
-def _patterns(activation: Activation, shape: tuple[int, ...], dtype) -> list[Graph]:
+def _patterns(activation: Activation, shape: tuple[int, ...], dtype, params) -> list[Graph]:
     """The activation as the running JAX traces it, with parameters of any shape it accepts."""
     x = jax.ShapeDtypeStruct(shape, dtype)
+    mask = jax.ShapeDtypeStruct(shape, bool)
     scalars = [jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((), dtype, weak_type=True)]
     parameters = (
         [[]] if not activation.parameters else [[p] * activation.parameters for p in (x, *scalars)]
     )
-    uncertain = [True] + [False] * activation.parameters
+    pairs = [(fn, [mask]) for fn in activation.masked]
+    pairs += [(fn, known) for fn in activation.variants for known in parameters]
     return [
-        flatten(fn, (x, *known), uncertain) for fn in activation.variants for known in parameters
+        flatten(functools.partial(fn, **dict(params)), (x, *known), [True] + [False] * len(known))
+        for fn, known in pairs
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,24 +10,15 @@ import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
 from jaxbound import _curves as curves
+from jaxbound import _planes as planes
 from jaxbound import _primitives as program
 from jaxbound._arrays import entries
 from jaxbound._interval import Interval
 from jaxbound._linear import once
 from jaxbound._lines import LINES
+from jaxbound._planes import Relaxation
 
 KINDS = ("adaptive", "tight", "parallel", "constant")
-
-
-@dataclasses.dataclass(frozen=True)
-class Relaxation:
-    """Two affine JAX functions of a primitive's uncertain operands.
-
-    On the intervals they were made for, ``lower(*x) <= primitive(*x) <= upper(*x)``.
-    """
-
-    lower: Callable[..., Any]
-    upper: Callable[..., Any]
 
 
 relaxations: dict[Any, Callable[..., Relaxation]] = {}
@@ -101,10 +91,10 @@ def def_lines(primitive, lines: Callable[..., curves.Lines], inside: float = 0.5
             )
 
         ends = [jnp.broadcast_to(end, shape) for end in (x.lower, x.upper)]
-        bounded = _all_finite(*ends, image.lower, image.upper)
+        bounded = curves.all_finite(*ends, image.lower, image.upper)
         l, u = (jnp.where(bounded, end, inside) for end in ends)
         found = lines(fn, l, u, kind, *known, **params)
-        bounded &= _all_finite(*found)
+        bounded &= curves.all_finite(*found)
         slopes = [jnp.where(bounded, slope, 0) for slope in (found.lower_slope, found.upper_slope)]
         low = jnp.where(bounded, found.lower_intercept, image.lower)
         high = jnp.where(bounded, found.upper_intercept, image.upper)
@@ -113,10 +103,6 @@ def def_lines(primitive, lines: Callable[..., curves.Lines], inside: float = 0.5
 
     relaxations[primitive] = relax
     elementwise.add(primitive)
-
-
-def _all_finite(*arrays):
-    return functools.reduce(jnp.logical_and, map(jnp.isfinite, arrays))
 
 
 for _p, _lines in LINES.items():
@@ -132,7 +118,9 @@ relaxations[program.ramp] = lambda x, r, *eta, **options: _lines_of_ramp(
 
 def _maximum(x, y, *, image, kind, **params):
     if isinstance(x, Interval) and isinstance(y, Interval):
-        return greatest(lambda a, b: jnp.stack(jnp.broadcast_arrays(a, b), -1), (x, y), image)
+        return planes.greatest(
+            lambda a, b: jnp.stack(jnp.broadcast_arrays(a, b), -1), (x, y), image
+        )
     return _rectify(x, y, image=image, kind=kind, **params)
 
 
@@ -141,75 +129,60 @@ _rectify, relaxations[jp.max_p] = relaxations[jp.max_p], _maximum
 def_lines(jp.min_p, lambda fn, l, u, kind, c: curves.one_kink(fn, l, u, c, 1.0, 0.0, kind))
 
 
-def greatest(
-    windows: Callable[..., Any], operands: Sequence[Interval], image, valid: Any = True
-) -> Relaxation:
-    """Lines of ``max(windows(*x), -1)``, for a linear ``windows``; entries not ``valid`` do not count.
-
-    With any gamma between the largest lower end and the least upper end of those that can win, and
-    ``w = (u - gamma) / (u - l)``: ``sum w (z - l) + gamma`` is above every z, ``sum w z + eta`` below
-    the largest.
-
-    References: Boopathy et al., arXiv 1811.12395; the offset eta with the largest lower end is tighter.
-    """
-    l = windows(*(op.lower for op in operands))
-    u = windows(*(op.upper for op in operands))
-    bounded = _all_finite(l, u, u - l).all(-1)
-    l, u = (jnp.where(bounded[..., None], end, 0) for end in (l, u))
-    most = jnp.max(jnp.where(valid, l, -jnp.inf), -1, keepdims=True)
-    wins = valid & (u >= most)
-    apart = wins & (u > l)
-    width = jnp.where(apart, u - l, 1)
-    inverse = jnp.where(apart, 1 / width, 0)
-    total = inverse.sum(-1, keepdims=True)
-    gamma = ((u * inverse).sum(-1, keepdims=True) - 1) / jnp.where(total > 0, total, 1)
-    gamma = jnp.where(total > 0, gamma, most)
-    least = jnp.min(jnp.where(wins, u, jnp.inf), -1, keepdims=True)
-    gamma = jnp.clip(gamma, most, least)
-    weights = jnp.where(apart, jnp.clip((u - gamma) * inverse, 0, 1), 0)
-    # Known entries can carry what is left of the weight.
-    known = wins & ~apart
-    count = known.sum(-1, keepdims=True)
-    rest = jnp.clip(1 - weights.sum(-1, keepdims=True), 0, 1)
-    weights = jnp.where(known, rest / jnp.where(count > 0, count, 1), weights)
-    surplus = 1 - weights.sum(-1)
-    highest = jnp.max(jnp.where(valid, u, -jnp.inf), -1)
-    eta = jnp.where(surplus >= 0, most[..., 0], highest) * surplus
-    above = jnp.where(bounded, gamma[..., 0] - (weights * l).sum(-1), image.upper)
-    below = jnp.where(bounded, eta, image.lower)
-    weights = jnp.where(bounded[..., None], weights, 0)
-    return Relaxation(
-        lambda *xs: (weights * windows(*xs)).sum(-1) + below,
-        lambda *xs: (weights * windows(*xs)).sum(-1) + above,
-    )
-
-
 @register_relaxation(jp.reduce_max_p)
 def _reduce_max(x, *, image, kind, axes, **_):
-    def windows(z):
-        moved = jnp.moveaxis(z, axes, range(z.ndim - len(axes), z.ndim))
-        return moved.reshape(*moved.shape[: z.ndim - len(axes)], -1)
-
-    return greatest(windows, (x,), image)
+    return planes.greatest(planes.Rows(x.shape, axes).last, (x,), image)
 
 
 @register_relaxation(jp.reduce_window_max_p)
 def _reduce_window_max(x, *, image, kind, **window):
     windows = functools.partial(entries, **window)
-    return greatest(windows, (x,), image, valid=windows(jnp.ones_like(x.lower)) > 0)
+    return planes.greatest(windows, (x,), image, valid=windows(jnp.ones_like(x.lower)) > 0)
 
 
 # ---------------------------------------------------------------- products
 
 
-@register_relaxation(jp.mul_p)
-def _mul(x, y, *, image, kind, **_):
-    """McCormick's four planes; the mean of the two below, and of the two above."""
-    bounded = _all_finite(x.lower, x.upper, y.lower, y.upper, image.lower, image.upper)
-    below = jnp.where(bounded, -0.5 * (x.lower * y.lower + x.upper * y.upper), image.lower)
-    above = jnp.where(bounded, -0.5 * (x.lower * y.upper + x.upper * y.lower), image.upper)
-    a_slope, b_slope = jnp.where(bounded, y.center, 0), jnp.where(bounded, x.center, 0)
-    return Relaxation(
-        lambda a, b: a_slope * a + b_slope * b + below,
-        lambda a, b: a_slope * a + b_slope * b + above,
-    )
+def _bilinear(primitive):
+    def relax(x, y, *, image, kind, **params):
+        return planes.bilinear(functools.partial(primitive.bind, **params), x, y, image)
+
+    return relax
+
+
+for _p in (jp.mul_p, jp.dot_general_p, jp.conv_general_dilated_p):
+    relaxations[_p] = _bilinear(_p)
+
+
+# ---------------------------------------------------------------- along some axes
+
+
+@register_relaxation(program.logsumexp)
+def _logsumexp(x, where=None, *, image, kind, axes, keepdims):
+    rows = planes.Rows(x.shape, axes)
+    found = zip(planes.log_sum_exp(*rows.ends(x, where)), (image.lower, image.upper), strict=True)
+
+    def at(plane, constant):
+        plane = plane.otherwise(constant.reshape(plane.offset.shape))
+        return lambda z: plane.at(rows.last(z)).reshape(image.shape)
+
+    return Relaxation(*(at(*pair) for pair in found))
+
+
+def _softmax_with(of_rows):
+    def relax(x, where=None, *, image, kind, axes):
+        rows = planes.Rows(x.shape, axes)
+        counted = rows.last(True if where is None else where)
+        found = zip(of_rows(*rows.ends(x, where)), (image.lower, image.upper), strict=True)
+
+        def at(plane, constant):
+            weights, offset = plane.otherwise(rows.last(constant), counted)
+            return lambda z: rows.back((weights @ rows.last(z)[..., None])[..., 0] + offset)
+
+        return Relaxation(*(at(*pair) for pair in found))
+
+    return relax
+
+
+relaxations[program.softmax] = _softmax_with(planes.softmax)
+relaxations[program.log_softmax] = _softmax_with(planes.log_softmax)

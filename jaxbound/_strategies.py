@@ -93,11 +93,16 @@ def forward_output(walk: Walk, var: Var) -> Interval:
         v.size for v in affine_ends(walk.graph, var)
     ):
         return concretized(by_rows(through_linear_bounds, walk, var), var)
-    return walk.forward.interval(var)
+    return _within(walk, var, walk.forward.interval(var))
 
 
 def backward_output(walk: Walk, var: Var) -> Interval:
-    return concretized(by_windows(walk, var), var)
+    return _within(walk, var, concretized(by_windows(walk, var), var))
+
+
+def _within(walk: Walk, var: Var, found: Interval) -> Interval:
+    """What a non-linear equation's interval allows of what its lines do (a probability is at most 1)."""
+    return intersect(found, walk.env[var]) if affine_ends(walk.graph, var) == [var] else found
 
 
 class Recipe(NamedTuple):

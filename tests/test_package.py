@@ -26,7 +26,7 @@ LAYERS = [
     {"_recognise"},
     {"_graph"},
     {"_convolution", "_curves", "_arithmetic"},
-    {"_arrays", "_waves"},
+    {"_arrays", "_planes", "_waves"},
     {"_lines"},
     {"_interval_rules", "_linear_rules", "_relaxations"},
     {"_errors", "_exactness", "_windows", "_chunks"},
