@@ -22,6 +22,7 @@ LAYERS = [
     {"_linear", "_specification"},
     {"_primitives"},
     {"_program"},
+    {"_control"},
     {"_inline"},
     {"_recognise"},
     {"_graph"},
