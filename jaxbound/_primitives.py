@@ -118,6 +118,7 @@ leaky_relu = Activation(
 ramp = Activation("param_ramp", (_ramp,), parameters=2)
 clip = Activation("clip", (lambda x, low, high: _clamp(low, x, high),), parameters=2)
 square = Activation("square", (lambda x: lax.mul(x, x),))
+is_nan = Activation("is_nan", (lambda x: lax.ne(x, x),))
 
 # Larger patterns first: the first match wins.
 ACTIVATIONS = (gelu_tanh, gelu_erf, silu, softplus, elu, leaky_relu, ramp, clip, square)

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import primitives as jp
 
+from jaxbound import _choices as choices
 from jaxbound import _curves as curves
 from jaxbound import _primitives as program
+from jaxbound._choices import Relaxation, all_finite
 from jaxbound._interval import Interval, concrete
 from jaxbound._linear import once
 
 KINDS = ("adaptive", "tight", "parallel", "constant")
-
-
-@dataclasses.dataclass(frozen=True)
-class Relaxation:
-    """Two affine JAX functions of a primitive's uncertain operands.
-
-    On the intervals they were made for, ``lower(*x) <= primitive(*x) <= upper(*x)``.
-    """
-
-    lower: Callable[..., Any]
-    upper: Callable[..., Any]
 
 
 relaxations: dict[Any, Callable[..., Relaxation]] = {}
@@ -100,10 +88,10 @@ def def_lines(primitive, lines: Callable[..., curves.Lines]) -> None:
             )
 
         ends = [jnp.broadcast_to(end, shape) for end in (x.lower, x.upper)]
-        bounded = _all_finite(*ends, image.lower, image.upper)
+        bounded = all_finite(*ends, image.lower, image.upper)
         l, u = (jnp.where(bounded, end, jnp.ones_like(end)) for end in ends)
         found = lines(fn, l, u, kind, *known, **params)
-        bounded &= _all_finite(*found)
+        bounded &= all_finite(*found)
         slopes = [jnp.where(bounded, slope, 0) for slope in (found.lower_slope, found.upper_slope)]
         low = jnp.where(bounded, found.lower_intercept, image.lower)
         high = jnp.where(bounded, found.upper_intercept, image.upper)
@@ -112,10 +100,6 @@ def def_lines(primitive, lines: Callable[..., curves.Lines]) -> None:
 
     relaxations[primitive] = relax
     elementwise.add(primitive)
-
-
-def _all_finite(*arrays):
-    return functools.reduce(jnp.logical_and, map(jnp.isfinite, arrays))
 
 
 def _convex(fn, l, u, kind, *known, **params):
@@ -201,7 +185,9 @@ def_lines(
 
 def _maximum(x, y, *, image, kind, **params):
     if isinstance(x, Interval) and isinstance(y, Interval):
-        return greatest(lambda a, b: jnp.stack(jnp.broadcast_arrays(a, b), -1), (x, y), image)
+        return choices.greatest(
+            lambda a, b: jnp.stack(jnp.broadcast_arrays(a, b), -1), (x, y), image
+        )
     return _rectify(x, y, image=image, kind=kind, **params)
 
 
@@ -210,78 +196,26 @@ _rectify, relaxations[jp.max_p] = relaxations[jp.max_p], _maximum
 def_lines(jp.min_p, lambda fn, l, u, kind, c: curves.one_kink(fn, l, u, c, 1.0, 0.0, kind))
 
 
-def greatest(
-    windows: Callable[..., Any], operands: Sequence[Interval], image, valid: Any = True
-) -> Relaxation:
-    """Lines of ``max(windows(*x), -1)``, for a linear ``windows``; entries not ``valid`` do not count.
-
-    With any gamma between the largest lower end and the least upper end of those that can win, and
-    ``w = (u - gamma) / (u - l)``: ``sum w (z - l) + gamma`` is above every z, ``sum w z + eta`` below
-    the largest.
-
-    References: Boopathy et al., arXiv 1811.12395; the offset eta with the largest lower end is tighter.
-    """
-    l = windows(*(op.lower for op in operands))
-    u = windows(*(op.upper for op in operands))
-    bounded = _all_finite(l, u, u - l).all(-1)
-    l, u = (jnp.where(bounded[..., None], end, 0) for end in (l, u))
-    most = jnp.max(jnp.where(valid, l, -jnp.inf), -1, keepdims=True)
-    wins = valid & (u >= most)
-    apart = wins & (u > l)
-    width = jnp.where(apart, u - l, 1)
-    inverse = jnp.where(apart, 1 / width, 0)
-    total = inverse.sum(-1, keepdims=True)
-    gamma = ((u * inverse).sum(-1, keepdims=True) - 1) / jnp.where(total > 0, total, 1)
-    gamma = jnp.where(total > 0, gamma, most)
-    least = jnp.min(jnp.where(wins, u, jnp.inf), -1, keepdims=True)
-    gamma = jnp.clip(gamma, most, least)
-    weights = jnp.where(apart, jnp.clip((u - gamma) * inverse, 0, 1), 0)
-    # Known entries can carry what is left of the weight.
-    known = wins & ~apart
-    count = known.sum(-1, keepdims=True)
-    rest = jnp.clip(1 - weights.sum(-1, keepdims=True), 0, 1)
-    weights = jnp.where(known, rest / jnp.where(count > 0, count, 1), weights)
-    surplus = 1 - weights.sum(-1)
-    highest = jnp.max(jnp.where(valid, u, -jnp.inf), -1)
-    eta = jnp.where(surplus >= 0, most[..., 0], highest) * surplus
-    above = jnp.where(bounded, gamma[..., 0] - (weights * l).sum(-1), image.upper)
-    below = jnp.where(bounded, eta, image.lower)
-    weights = jnp.where(bounded[..., None], weights, 0)
-    return Relaxation(
-        lambda *xs: (weights * windows(*xs)).sum(-1) + below,
-        lambda *xs: (weights * windows(*xs)).sum(-1) + above,
-    )
-
-
 @register_relaxation(jp.reduce_max_p)
 def _reduce_max(x, *, image, kind, axes, **_):
     def windows(z):
         moved = jnp.moveaxis(z, axes, range(z.ndim - len(axes), z.ndim))
         return moved.reshape(*moved.shape[: z.ndim - len(axes)], -1)
 
-    return greatest(windows, (x,), image)
+    return choices.greatest(windows, (x,), image)
 
 
 @register_relaxation(jp.reduce_window_max_p)
 def _reduce_window_max(x, *, image, kind, **window):
-    windows = functools.partial(_windows, **window)
-    return greatest(windows, (x,), image, valid=windows(jnp.ones_like(x.lower)) > 0)
+    windows = functools.partial(choices.entries, **window)
+    return choices.greatest(windows, (x,), image, valid=windows(jnp.ones_like(x.lower)) > 0)
 
 
-def _windows(z, *, window_dimensions, window_strides, padding, base_dilation, window_dilation, **_):
-    """The entries of every window along a last axis, 0 in the padding."""
-    z = lax.pad(
-        z,
-        jnp.zeros((), z.dtype),
-        [(low, high, d - 1) for (low, high), d in zip(padding, base_dilation, strict=True)],
-    )
-    reach = [(size - 1) * d for size, d in zip(window_dimensions, window_dilation, strict=True)]
-    entries = []
-    for offset in itertools.product(*map(range, window_dimensions)):
-        start = [o * d for o, d in zip(offset, window_dilation, strict=True)]
-        stop = [n - r + s for n, r, s in zip(z.shape, reach, start, strict=True)]
-        entries.append(lax.slice(z, start, stop, window_strides))
-    return jnp.stack(entries, -1)
+relaxations |= {
+    jp.select_n_p: choices.select_n_lines,
+    jp.select_and_gather_add_p: choices.gather_selected_lines,
+    jp.select_and_scatter_add_p: choices.scatter_selected_lines,
+}
 
 
 # ---------------------------------------------------------------- products
@@ -290,7 +224,7 @@ def _windows(z, *, window_dimensions, window_strides, padding, base_dilation, wi
 @register_relaxation(jp.mul_p)
 def _mul(x, y, *, image, kind, **_):
     """McCormick's four planes; the mean of the two below, and of the two above."""
-    bounded = _all_finite(x.lower, x.upper, y.lower, y.upper, image.lower, image.upper)
+    bounded = all_finite(x.lower, x.upper, y.lower, y.upper, image.lower, image.upper)
     below = jnp.where(bounded, -0.5 * (x.lower * y.lower + x.upper * y.upper), image.lower)
     above = jnp.where(bounded, -0.5 * (x.lower * y.upper + x.upper * y.lower), image.upper)
     a_slope, b_slope = jnp.where(bounded, y.center, 0), jnp.where(bounded, x.center, 0)
