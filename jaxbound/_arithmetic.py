@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives as jp
@@ -36,10 +37,70 @@ def logical(primitive):
         (xl, xu), (yl, yu) = ends(x), ends(y)
         if xl.dtype == bool:
             return Interval(primitive.bind(xl, yl), primitive.bind(xu, yu))
-        limits, whole = jnp.iinfo(xl.dtype), jnp.zeros_like(primitive.bind(xl, yl))
-        return Interval(whole + limits.min, whole + limits.max)
+        return any_integer(primitive.bind(xl, yl))
 
     return bound
+
+
+def exclusive_or(x, y, **_):
+    (xl, xu), (yl, yu) = ends(x), ends(y)
+    found = lax.bitwise_xor(xl, yl)
+    if found.dtype != bool:
+        return any_integer(found)
+    known = (xl == xu) & (yl == yu)
+    return Interval(found & known, found | ~known)
+
+
+def logical_reduction(primitive):
+    """As `logical`, of the elements along axes."""
+
+    def bound(x, **params):
+        low, high = (primitive.bind(end, **params) for end in ends(x))
+        return Interval(low, high) if low.dtype == bool else any_integer(low)
+
+    return bound
+
+
+def is_nan(x: Interval) -> Interval:
+    """Impossible between finite ends."""
+    return Interval(jnp.zeros(x.shape, bool), ~(jnp.isfinite(x.lower) & jnp.isfinite(x.upper)))
+
+
+def any_integer(like) -> Interval:
+    limits = jnp.iinfo(like.dtype)
+    return Interval(jnp.full_like(like, limits.min), jnp.full_like(like, limits.max))
+
+
+def unless_it_wraps(bound):
+    """``bound``, where integers stay well within their type, by the same in floating point; else anything."""
+
+    def guarded(*operands, **params):
+        found = bound(*operands, **params)
+        if not jnp.issubdtype(found.dtype, jnp.integer):
+            return found
+        wide = bound(*jax.tree.map(lambda end: jnp.asarray(end, jnp.float32), operands), **params)
+        limits, whole = jnp.iinfo(found.dtype), any_integer(found.lower)
+        inside = (wide.lower >= 0.99 * limits.min) & (wide.upper <= 0.99 * limits.max)
+        return Interval(
+            jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
+        )
+
+    return guarded
+
+
+def convert(x: Interval, *, new_dtype, **params):
+    """Casts never decrease, unless integers wrap."""
+    ends_of = [
+        jp.convert_element_type_p.bind(end, new_dtype=new_dtype, **params) for end in ends(x)
+    ]
+    found = Interval(*ends_of)
+    if not (jnp.issubdtype(x.dtype, jnp.integer) and jnp.issubdtype(new_dtype, jnp.integer)):
+        return found
+    back = [end.astype(x.dtype) == old for end, old in zip(ends_of, ends(x), strict=True)]
+    inside, whole = back[0] & back[1] & (found.lower <= found.upper), any_integer(found.lower)
+    return Interval(
+        jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
+    )
 
 
 def rsqrt(x, **_):
@@ -70,18 +131,62 @@ def mul(x, y, **_):
 
 def div(x, y, **_):
     # Only by known values: the trace turns the rest into a product with a reciprocal.
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        return image(lambda z: lax.div(z, y), x)
     return mul(x, lax.div(jnp.ones_like(y), y))
+
+
+def rem(x, y, **_):
+    """What division by a known ``y`` leaves: the sign of ``x``, below ``|y|``; rising between multiples of ``y``."""
+    size, low, high = jnp.abs(y), lax.rem(x.lower, y), lax.rem(x.upper, y)
+    most = size if jnp.issubdtype(x.dtype, jnp.floating) else size - 1
+    near = jnp.clip(x.lower, -most, 0), jnp.clip(x.upper, 0, most)
+    rising = same_multiple(x, y)
+    return Interval(jnp.where(rising, low, near[0]), jnp.where(rising, high, near[1]))
+
+
+def same_multiple(x: Interval, y):
+    """Whether no multiple of ``y`` (other than 0, where the remainder is continuous) lies in ``x``.
+
+    On one side of 0 and over less than ``|y|``, the remainder falls only where it crosses a multiple.
+    """
+    one_side = (x.lower >= 0) | (x.upper <= 0)
+    short = (x.upper - x.lower < jnp.abs(y)) & (lax.rem(x.lower, y) <= lax.rem(x.upper, y))
+    inside = (-jnp.abs(y) < x.lower) & (x.upper < jnp.abs(y))
+    return inside | (one_side & short)
 
 
 def bilinear(primitive, radius):
     """The product of the centres, ``+- radius(x, y)``."""
 
     def bound(x, y, **params):
+        if jnp.issubdtype(jnp.result_type(ends(x)[0]), jnp.integer):
+            return _product_of_integers(primitive, x, y, params)
         center = primitive.bind(_midpoint(x)[0], _midpoint(y)[0], **params)
         r = radius(x, y, **params)
         return Interval(center - r, center + r)
 
     return bound
+
+
+def _product_of_integers(primitive, x, y, params):
+    """By the sign of the known factor, unless the sums may leave the type."""
+    (xl, xu), (yl, yu) = ends(x), ends(y)
+    if isinstance(x, Interval) and isinstance(y, Interval):
+        return any_integer(primitive.bind(xl, yl, **params))
+
+    def lowest(xl, xu, yl, yu):
+        parts = [[part(end, 0) for part in (jnp.maximum, jnp.minimum)] for end in (xl, yl)]
+        (xp, xn), (yp, yn) = parts
+        first, second = ((xl, yp), (xu, yn)) if isinstance(x, Interval) else ((xp, yl), (xn, yu))
+        return primitive.bind(*first, **params) + primitive.bind(*second, **params)
+
+    low, high = lowest(xl, xu, yl, yu), lowest(xu, xl, yu, yl)
+    sizes = (jnp.maximum(*(abs(jnp.asarray(end, jnp.float32)) for end in ends(z))) for z in (x, y))
+    size = primitive.bind(*sizes, **params | {"preferred_element_type": None})
+    whole = any_integer(low)
+    inside = size <= 0.99 * jnp.iinfo(low.dtype).max
+    return Interval(jnp.where(inside, low, whole.lower), jnp.where(inside, high, whole.upper))
 
 
 def bilinear_radius(primitive):
@@ -173,19 +278,3 @@ def is_finite(x: Interval) -> Interval:
     """Certain between finite ends, impossible at an infinite point."""
     lower, upper = jnp.isfinite(x.lower), jnp.isfinite(x.upper)
     return Interval(lower & upper, lower | upper | (x.lower < x.upper))
-
-
-def select_n(which, *cases, **params):
-    if not isinstance(which, Interval):
-        lower, upper = zip(*map(ends, cases), strict=True)
-        return Interval(
-            jp.select_n_p.bind(which, *lower, **params), jp.select_n_p.bind(which, *upper, **params)
-        )
-    # Every case that the predicate may choose contributes its ends.
-    first, last = (jnp.asarray(end, jnp.int32) for end in ends(which))
-    lower, upper = jnp.inf, -jnp.inf
-    for index, case in enumerate(cases):
-        possible = (first <= index) & (index <= last)
-        lower = jnp.where(possible, jnp.minimum(lower, ends(case)[0]), lower)
-        upper = jnp.where(possible, jnp.maximum(upper, ends(case)[1]), upper)
-    return Interval(lower, upper)

@@ -42,4 +42,13 @@ def _describe(eqn: Equation) -> str:
     which = list(map(str, eqn.moving))
     operands = f" with uncertain operand{'s' * (len(which) > 1)} {', '.join(which)}"
     layer = f" in layer {eqn.layer}" if eqn.layer else ""
-    return f"{eqn.primitive}{operands}{layer} ({eqn.line})"
+    reason = _REASONS.get(str(eqn.primitive), "")
+    return f"{eqn.primitive}{operands}{layer} ({eqn.line}){reason}"
+
+
+# Of what control flow leaves.
+_REASONS = {
+    "while": ": how often it runs depends on uncertain or traced values, so that it cannot be unrolled;"
+    " close over a number of steps that is no argument, or run a fixed number (jax.lax.scan)"
+    " and keep values with jnp.where"
+}

@@ -1,4 +1,4 @@
-"""Calls replaced by their bodies, some primitives by simpler ones, and dead code dropped."""
+"""Calls and control flow replaced by their bodies, some primitives by simpler ones, and dead code dropped."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.extend import core as jex
 
+from jaxbound._control import CONTROL, Site
 from jaxbound._primitives import CALLS, Activation, rewrite
 from jaxbound._program import Atom, Constant, Equation, Graph, Var
 
@@ -18,9 +22,10 @@ def flatten(fn: Callable[..., Any], avals: Sequence[Any], uncertain: Sequence[bo
     closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(*avals)
     invars = zip(closed.jaxpr.invars, uncertain, strict=True)
     inputs = tuple(Var(v.aval.shape, v.aval.dtype, u) for v, u in invars)
-    equations: list[Equation] = []
-    outputs = _inline(closed, inputs, "", (), equations)
-    return Graph(inputs, live(equations, outputs), tuple(outputs), jax.tree.structure(out_shape))
+    program = _Program()
+    outputs = program.inline(closed, inputs, "", ())
+    equations = live(program.equations, outputs)
+    return Graph(inputs, equations, tuple(outputs), jax.tree.structure(out_shape))
 
 
 def live(equations: Sequence[Equation], outputs: Sequence[Atom]) -> tuple[Equation, ...]:
@@ -33,60 +38,101 @@ def live(equations: Sequence[Equation], outputs: Sequence[Atom]) -> tuple[Equati
     return tuple(kept[::-1])
 
 
-def _inline(
-    closed,
-    atoms: Sequence[Atom],
-    layer: str,
-    sources: tuple[Any, ...],
-    equations: list[Equation],
-    own=True,
-) -> list[Atom]:
-    """Appends the equations of ``closed`` applied to ``atoms``; returns its outputs."""
-    env: dict[Any, Atom] = dict(
-        zip(closed.jaxpr.constvars, map(Constant, closed.consts), strict=True)
-    )
-    env.update(zip(closed.jaxpr.invars, atoms, strict=True))
+class _Program:
+    """A flat program while it grows."""
 
-    def get(atom) -> Atom:
-        return Constant(atom.val) if isinstance(atom, jex.Literal) else env[atom]
+    def __init__(self):
+        self.equations: list[Equation] = []
+        self._fixed: dict[Var, int] = {}  # by constants alone, in the equation of this index
+        self._values: dict[Var, Any] = {}
 
-    for eqn in closed.jaxpr.eqns:
-        operands = [get(atom) for atom in eqn.invars]
-        uncertain = tuple(atom.uncertain for atom in operands)
-        where = "/".join(filter(None, (layer, str(eqn.source_info.name_stack))))
-        # A rewritten equation stands where the original one did.
-        origins = (eqn.source_info, *sources) if own else sources
-        body = _body(eqn, operands)
-        if body is not None:
-            called = own and eqn.primitive.name in CALLS
-            outs = _inline(body, operands, where, origins, equations, own=called)
-        else:
-            outs = [
-                Var(v.aval.shape, getattr(v.aval, "dtype", None), any(uncertain))
-                for v in eqn.outvars
-            ]
-            primitive, params = _opaque(eqn) if not any(uncertain) else (eqn.primitive, eqn.params)
-            equations.append(
-                Equation(primitive, tuple(operands), tuple(outs), params, where, origins)
+    def inline(self, closed, atoms: Sequence[Atom], layer: str, sources, own=True) -> list[Atom]:
+        """Appends the equations of ``closed`` applied to ``atoms``; returns its outputs.
+
+        Those of a body that is not the user's ``own`` stand where ``sources`` say.
+        """
+        env: dict[Any, Atom] = dict(
+            zip(closed.jaxpr.constvars, map(Constant, closed.consts), strict=True)
+        )
+        env.update(zip(closed.jaxpr.invars, atoms, strict=True))
+
+        def get(atom) -> Atom:
+            return Constant(atom.val) if isinstance(atom, jex.Literal) else env[atom]
+
+        for eqn in closed.jaxpr.eqns:
+            operands = [get(atom) for atom in eqn.invars]
+            where = "/".join(filter(None, (layer, str(eqn.source_info.name_stack))))
+            origins = (eqn.source_info, *sources) if own else sources
+            outs = self._replaced(eqn, operands, where, origins, own)
+            if outs is None:
+                outs = self._appended(eqn, operands, where, origins)
+            env.update(zip(eqn.outvars, outs, strict=True))
+        return [get(atom) for atom in closed.jaxpr.outvars]
+
+    def _replaced(self, eqn, operands: list[Atom], where, origins, own) -> list[Atom] | None:
+        """The outputs of a call's body, of control flow, or of simpler terms; None: it stays as it is."""
+        uncertain, name = tuple(atom.uncertain for atom in operands), eqn.primitive.name
+        if not any(uncertain):
+            return None
+
+        def call(body, *atoms: Atom) -> list[Atom]:
+            if isinstance(body, jex.ClosedJaxpr):
+                return self.inline(body, atoms, where, origins, own)
+            return self.inline(
+                jax.make_jaxpr(body)(*map(_aval, atoms)), atoms, where, origins, False
             )
-        env.update(zip(eqn.outvars, outs, strict=True))
-    return [get(atom) for atom in closed.jaxpr.outvars]
+
+        if name in CALLS:
+            (body,) = jex.jaxprs_in_params(eqn.params)
+            return call(_closed(eqn.params, body), *operands)
+        if name in CONTROL:
+            return CONTROL[name](Site(call, self.value), operands, **eqn.params)
+        itself = len(eqn.invars[0].aval.shape) if operands[0] is operands[-1] else None
+        simpler = rewrite(eqn.primitive, uncertain, eqn.params, itself)
+        if simpler is None:
+            return None
+        return call(functools.partial(simpler, **eqn.params), *operands)
+
+    def _appended(self, eqn, operands: list[Atom], where, origins) -> list[Var]:
+        known = not any(atom.uncertain for atom in operands)
+        avals = [v.aval for v in eqn.outvars]
+        outs = [Var(a.shape, getattr(a, "dtype", None), not known) for a in avals]
+        primitive, params = _opaque(eqn) if known else (eqn.primitive, eqn.params)
+        if known and all(self._is_fixed(atom) for atom in operands):
+            self._fixed |= dict.fromkeys(outs, len(self.equations))
+        self.equations.append(
+            Equation(primitive, tuple(operands), tuple(outs), params, where, origins)
+        )
+        return outs
+
+    def _is_fixed(self, atom: Atom) -> bool:
+        if isinstance(atom, Constant):
+            return not isinstance(atom.value, Tracer)
+        return atom in self._fixed
+
+    def value(self, atom: Atom) -> np.ndarray | None:
+        """What constants make of a known atom; None if more than constants enters it."""
+        if not self._is_fixed(atom):
+            return None
+        if isinstance(atom, Constant):
+            return np.asarray(atom.value)
+        needed, wanted = set(), [atom] if atom not in self._values else []
+        while wanted:
+            index = self._fixed[wanted.pop()]
+            if index not in needed:
+                needed.add(index)
+                inputs = self.equations[index].inputs
+                wanted += [a for a in inputs if isinstance(a, Var) and a not in self._values]
+        with jax.ensure_compile_time_eval():
+            for index in sorted(needed):
+                self._values |= self.equations[index].evaluate(self._values)
+        return np.asarray(self._values[atom])
 
 
-def _body(eqn, operands: Sequence[Atom]):
-    """The jaxpr that replaces ``eqn``, if it is a call or is rewritten in simpler terms."""
-    uncertain = tuple(atom.uncertain for atom in operands)
-    if not any(uncertain):
-        return None
-    if eqn.primitive.name in CALLS:
-        (body,) = jex.jaxprs_in_params(eqn.params)
-        return _closed(eqn.params, body)
-    itself = len(eqn.invars[0].aval.shape) if operands[0] is operands[-1] else None
-    simpler = rewrite(eqn.primitive, uncertain, eqn.params, itself)
-    if simpler is None:
-        return None
-    avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
-    return jax.make_jaxpr(functools.partial(simpler, **eqn.params))(*avals)
+def _aval(atom: Atom) -> jax.ShapeDtypeStruct:
+    if isinstance(atom, Var):
+        return jax.ShapeDtypeStruct(atom.shape, atom.dtype)
+    return jax.ShapeDtypeStruct(jnp.shape(atom.value), jnp.result_type(atom.value))
 
 
 def _closed(params: dict[str, Any], body):

@@ -17,6 +17,7 @@ from jax.extend.core import primitives as jp
 
 from jaxbound import _arithmetic as arithmetic
 from jaxbound import _arrays as arrays
+from jaxbound import _choices as choices
 from jaxbound import _planes as planes
 from jaxbound import _primitives as program
 from jaxbound import _waves as waves
@@ -90,7 +91,7 @@ def def_increasing(primitive, operands: Sequence[int] | None = None) -> None:
 
 for _p in (
     jp.add_p, jp.add_jaxvals_p, jp.max_p, jp.min_p, jp.concatenate_p, jp.pad_p, jp.reshape_p,
-    jp.transpose_p, jp.squeeze_p, jp.slice_p, jp.rev_p, jp.copy_p, jp.convert_element_type_p,
+    jp.transpose_p, jp.squeeze_p, jp.slice_p, jp.rev_p, jp.copy_p,
     jp.reduce_precision_p, jp.reduce_sum_p, jp.reduce_max_p, jp.cumsum_p, jp.cummax_p, jp.cummin_p,
     jp.reduce_window_sum_p, jp.reduce_window_max_p, jp.reduce_window_min_p, jp.name_p, *program.REARRANGE,
     jp.exp_p, jp.expm1_p, jp.log_p, jp.log1p_p, jp.sqrt_p, jp.cbrt_p, jp.logistic_p, jp.tanh_p, jp.sinh_p,
@@ -118,9 +119,14 @@ interval_rules |= {
     jp.not_p: IntervalRule(arithmetic.logical_not),
     jp.and_p: IntervalRule(arithmetic.logical(jp.and_p)),
     jp.or_p: IntervalRule(arithmetic.logical(jp.or_p)),
+    jp.xor_p: IntervalRule(arithmetic.exclusive_or),
+    jp.reduce_and_p: IntervalRule(arithmetic.logical_reduction(jp.reduce_and_p)),
+    jp.reduce_or_p: IntervalRule(arithmetic.logical_reduction(jp.reduce_or_p)),
+    jp.convert_element_type_p: IntervalRule(arithmetic.convert),
     jp.rsqrt_p: IntervalRule(arithmetic.rsqrt),
     jp.mul_p: IntervalRule(arithmetic.mul),
     jp.div_p: IntervalRule(arithmetic.div, (0,)),
+    jp.rem_p: IntervalRule(arithmetic.rem, (0,)),
 }
 for _p in (jp.dot_general_p, jp.conv_general_dilated_p):
     _radius = arithmetic.bilinear_radius(_p)
@@ -185,8 +191,6 @@ interval_rules[jp.atan2_p] = IntervalRule(waves.atan2_image)
 
 
 interval_rules |= {
-    jp.select_and_gather_add_p: IntervalRule(arrays.gathered),
-    jp.select_and_scatter_add_p: IntervalRule(arrays.scattered),
     # Of an uncertain operand, the trace takes the product out.
     jp.scatter_mul_p: IntervalRule(arrays.scatter_product, (2,)),
     jp.triangular_solve_p: IntervalRule(arrays.triangular_solve, (1,)),
@@ -251,5 +255,18 @@ interval_rules |= {
         )
     ),
     jp.is_finite_p: IntervalRule(arithmetic.is_finite),
-    jp.select_n_p: IntervalRule(arithmetic.select_n),
+    program.is_nan: IntervalRule(arithmetic.is_nan),
+    jp.select_n_p: IntervalRule(choices.select_n),
+    jp.argmax_p: IntervalRule(choices.arg(1)),
+    jp.argmin_p: IntervalRule(choices.arg(-1)),
+    jp.sort_p: IntervalRule(choices.sort),
+    jp.top_k_p: IntervalRule(choices.top_k),
+    jp.select_and_gather_add_p: IntervalRule(choices.gather_selected),
+    jp.select_and_scatter_add_p: IntervalRule(choices.scatter_selected),
 }
+
+# Integers may leave their type.
+for _p in (jp.add_p, jp.sub_p, jp.mul_p, jp.neg_p, jp.reduce_sum_p, jp.cumsum_p, jp.integer_pow_p):
+    interval_rules[_p] = interval_rules[_p]._replace(
+        bound=arithmetic.unless_it_wraps(interval_rules[_p].bound)
+    )

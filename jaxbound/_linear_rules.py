@@ -102,10 +102,10 @@ for _p in (jp.add_p, jp.add_jaxvals_p, jp.sub_p):
     linear_rules[_p] = LinearRule(_among(None), sums="operands")
 linear_rules |= {
     jp.scatter_add_p: LinearRule(_among((0, 2)), sums="elements"),
-    jp.select_and_gather_add_p: LinearRule(_among((0,))),
-    jp.select_and_scatter_add_p: LinearRule(_among((0,)), sums="elements"),
     jp.triangular_solve_p: LinearRule(_among((1,)), sums="elements"),
     jp.select_n_p: LinearRule(_cases),
+    jp.select_and_gather_add_p: LinearRule(_among((0,)), sums="elements"),
+    jp.select_and_scatter_add_p: LinearRule(_among((0,)), sums="elements"),
     jp.mul_p: LinearRule(_one_of_two),
     jp.div_p: LinearRule(_among((0,))),
     jp.dot_general_p: LinearRule(_one_of_two, sums="elements"),

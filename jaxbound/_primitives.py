@@ -125,6 +125,7 @@ clip = Activation("clip", (lambda x, low, high: _clamp(low, x, high),), paramete
 mish = Activation("mish", (jax.nn.mish, lambda x: x * lax.tanh(jax.nn.softplus(x))))
 soft_sign = Activation("soft_sign", (jax.nn.soft_sign,))
 square = Activation("square", (lambda x: lax.mul(x, x),))
+is_nan = Activation("is_nan", (lambda x: lax.ne(x, x),))
 
 
 def _shifted(x, axes):

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.extend.core import primitives as jp
 
 from jaxbound._inline import flatten, live
-from jaxbound._primitives import ACTIVATIONS, COMMUTATIVE, Activation
+from jaxbound._primitives import ACTIVATIONS, COMMUTATIVE, Activation, is_nan
 from jaxbound._program import Atom, Constant, Equation, Graph, Var
 
 REACH = 6  # equations from the last one of a pattern back to the sum over its axes
@@ -21,8 +21,26 @@ REACH = 6  # equations from the last one of a pattern back to the sum over its a
 def recognise(graph: Graph) -> Graph:
     """Replaces the last equation of every activation by the activation itself."""
     producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
-    equations = [_activation(e, producer) or e if e.moving else e for e in graph.equations]
+    simpler = lambda eqn: _comparison(eqn, producer) or _activation(eqn, producer) or eqn
+    equations = [simpler(eqn) if eqn.moving else eqn for eqn in graph.equations]
     return dataclasses.replace(graph, equations=live(equations, graph.outputs))
+
+
+def _comparison(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None:
+    """``x != x`` is a test for NaN; ``x == max(x, y)``, of which derivatives are made, is ``x >= y``."""
+    if eqn.primitive is jp.ne_p and eqn.inputs[0] is eqn.inputs[1]:
+        return dataclasses.replace(eqn, primitive=is_nan, inputs=eqn.inputs[:1])
+    if eqn.primitive is not jp.eq_p:
+        return None
+    for x, z in (eqn.inputs, eqn.inputs[::-1]):
+        made = producer.get(z) if isinstance(z, Var) else None
+        if made is None or made.primitive not in (jp.max_p, jp.min_p):
+            continue
+        compare = jp.ge_p if made.primitive is jp.max_p else jp.le_p
+        for same, y in (made.inputs, made.inputs[::-1]):
+            if _same(x, same):
+                return dataclasses.replace(eqn, primitive=compare, inputs=(x, y))
+    return None
 
 
 def _activation(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None:

@@ -9,10 +9,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
+from jaxbound import _choices as choices
 from jaxbound import _curves as curves
 from jaxbound import _planes as planes
 from jaxbound import _primitives as program
-from jaxbound._arrays import entries
 from jaxbound._interval import Interval
 from jaxbound._linear import once
 from jaxbound._lines import LINES
@@ -136,8 +136,15 @@ def _reduce_max(x, *, image, kind, axes, **_):
 
 @register_relaxation(jp.reduce_window_max_p)
 def _reduce_window_max(x, *, image, kind, **window):
-    windows = functools.partial(entries, **window)
+    windows = functools.partial(choices.entries, **window)
     return planes.greatest(windows, (x,), image, valid=windows(jnp.ones_like(x.lower)) > 0)
+
+
+relaxations |= {
+    jp.select_n_p: choices.select_n_lines,
+    jp.select_and_gather_add_p: choices.gather_selected_lines,
+    jp.select_and_scatter_add_p: choices.scatter_selected_lines,
+}
 
 
 # ---------------------------------------------------------------- products
