@@ -206,7 +206,7 @@ def rewrite(
         return None
     if primitive is jp.convert_element_type_p and params["new_dtype"] != np.dtype(bool):
         return None
-    return _REWRITES.get(primitive)
+    return REWRITES.get(primitive)
 
 
 def _gather(x, indices, *, fill_value, **params):
@@ -247,7 +247,7 @@ def _sum_of_squares(x, _, *, dimension_numbers, preferred_element_type, **params
     return found.transpose([sorted(batch).index(axis) for axis in batch])
 
 
-_REWRITES: dict[Any, Callable[..., Any]] = {
+REWRITES: dict[Any, Callable[..., Any]] = {
     jp.div_p: lambda x, y, **_: lax.mul(x, lax.integer_pow(y, -1)),
     jp.square_p: lambda x, **_: lax.integer_pow(x, 2),
     jp.clamp_p: lambda low, x, high, **_: _clamp(low, x, high),
@@ -267,5 +267,8 @@ _REWRITES: dict[Any, Callable[..., Any]] = {
     jp.gather_p: _gather,
     jp.convert_element_type_p: lambda x, **_: lax.ne(x, jnp.zeros_like(x)),
     jp.stop_gradient_p: lambda x, **_: x,
+    jp.reduce_window_min_p: lambda x, **params: lax.neg(
+        jp.reduce_window_max_p.bind(lax.neg(x), **params)
+    ),
     jp.reduce_min_p: lambda x, *, axes, **_: lax.neg(jnp.max(lax.neg(x), axis=axes)),
 }

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- a case is one line
 """Outside of a domain and beyond the range of floats: infinite, never NaN, never empty."""
 
 import functools
@@ -37,6 +38,38 @@ CASES = {  # name: (function, boxes that leave its domain or its range)
     "silu": (jax.nn.silu, [(-INF, INF), (-1, INF), (-3e38, 3e38)]),
     "tanh": (jnp.tanh, [(-INF, INF), (-1, INF), (-3e38, 3e38)]),
     "sigmoid": (jax.nn.sigmoid, [(-INF, INF), (-1, INF), (-3e38, 3e38)]),
+    "mish, soft sign": (
+        lambda x: jax.nn.mish(x) + jax.nn.soft_sign(x),
+        [(-INF, INF), (-1, INF), (-3e38, 3e38)],
+    ),
+    "sin, cos": (
+        lambda x: jnp.sin(x) + jnp.cos(x),
+        [(-INF, INF), (0, INF), (-3e38, 3e38), (1e9, 1e9)],
+    ),
+    "tan": (jnp.tan, [(-2, 2), (1, 2), (-INF, INF), (1e9, 1e9)]),
+    "arcsin, arccos": (
+        lambda x: jnp.arcsin(x) - 2 * jnp.arccos(x),
+        [(-2, 0.5), (-1, 3), (2, 3), (1, 1)],
+    ),
+    "arctanh, erf_inv": (
+        lambda x: jnp.arctanh(x) + lax.erf_inv(x),
+        [(-1, 1), (-2, 0), (1, 1), (2, 3)],
+    ),
+    "arccosh": (lambda x: jnp.arccosh(x + 1), [(-1, 2), (-3, -2), (0, INF), (0, 0)]),
+    "lgamma, digamma": (
+        lambda x: lax.lgamma(x) + lax.digamma(x),
+        [(-1, 1), (0, 1), (-2.6, -1.4), (1, INF)],
+    ),
+    "sinh, cosh": (
+        lambda x: jnp.sinh(x) + jnp.cosh(x),
+        [(0, 100), (-200, 200), (-INF, INF), (-INF, 0)],
+    ),
+    "cbrt": (jnp.cbrt, [(-INF, INF), (0, INF), (0, 0), (-3e38, 3e38)]),
+    "angle": (lambda x: jnp.arctan2(x, x[::-1] - 0.7), [(-INF, INF), (0, INF), (0, 0), (-1, 1)]),
+    "products": (
+        lambda x: lax.cumprod(x) + jnp.ones_like(x).at[np.array([0, 0])].mul(x),
+        [(-1e30, 1e30), (0, INF), (-INF, 0)],
+    ),
     "abs": (jnp.abs, [(-INF, INF), (-INF, -1)]),
     "clip": (lambda x: jnp.clip(x, -1, 1), [(-INF, INF), (0, INF)]),
     "ramp": (lambda x: jb.param_ramp(x, 1.0, 0.1), [(-INF, INF), (0, INF)]),

@@ -1,0 +1,91 @@
+"""Writes ``docs/PRIMITIVES.md``: what is bounded, and how, as the rule tables say.
+
+``python docs/primitives.py`` after a rule was added or changed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from jaxbound import _primitives as program
+from jaxbound._interval_rules import interval_rules
+from jaxbound._linear_rules import linear_rules
+from jaxbound._relaxations import elementwise, relaxations
+
+# The Flax layers of tests/test_layers.py, each as the tests name it.
+LAYERS: tuple[str, ...] = ()
+
+HEAD = """# What is bounded, and how
+
+Written by `python docs/primitives.py` from the rule tables.
+
+An interval is *exact* if it is the smallest one for independent operands (one uncertain factor of a matrix product, a known predicate), *sound* if it
+holds and may be wider. In the linear methods (`lbp`, `crown_ibp`, `crown_lbp`, `crown`) a primitive is *affine*, hence exact; or lies between two affine
+functions, *lines*; or between two *constants*, the ends of its interval. *Rewritten* primitives become others of this table as the function is traced. What
+follows *else* is for more than one uncertain operand, or another than the first. A name after a bar is an activation, recognised however it is spelt.
+
+| primitive | interval (`ibp`) | linear (`lbp`, `crown_ibp`, `crown_lbp`, `crown`) |
+|---|---|---|
+"""
+
+TAIL = """
+Calls are replaced by their bodies: {calls}. Where JAX has them, {rearrange} are affine. On known values, every primitive works.
+Anything else is an `UnsupportedPrimitiveError`, which names the line, the layer and what to register.
+"""
+
+
+def interval_of(primitive) -> str:
+    rule = interval_rules[primitive].bound
+    made_by = rule.__qualname__.split(".")[0]
+    exact = primitive in elementwise or primitive in linear_rules
+    return "exact" if exact or made_by in ("def_increasing", "def_turning") else "sound"
+
+
+def lines_of(primitive) -> str:
+    kinds = ["lines" if primitive in relaxations else "constants"]
+    if primitive in linear_rules:
+        kinds = ["affine"] if all_affine(primitive) else ["affine", *kinds]
+    if primitive in program.REWRITES:
+        kinds = [kinds[0], "rewritten"]
+    return ", else ".join(kinds)
+
+
+def all_affine(primitive) -> bool:
+    """Whether it is affine in whatever operands its interval rule takes."""
+    rule, affine = interval_rules[primitive], linear_rules[primitive].operands
+    patterns = itertools.chain(*(itertools.product((True, False), repeat=n) for n in (1, 2, 3)))
+    accepted = (p for p in patterns if any(p) and rule.accepts(p))
+    return all(affine(pattern) is not None for pattern in accepted)
+
+
+def row(primitive) -> tuple[str, str, str]:
+    name = f"`{primitive}`"
+    if primitive in program.ACTIVATIONS:
+        name = f"\\| {name}"
+    if primitive not in interval_rules:
+        return name, "rewritten", "rewritten"
+    return name, interval_of(primitive), lines_of(primitive)
+
+
+def names(primitives: Any) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(map(str, primitives)))
+
+
+def table() -> str:
+    """The whole text of ``docs/PRIMITIVES.md``."""
+    known = {*interval_rules, *program.REWRITES} - set(program.REARRANGE)
+    rows = sorted((row(p) for p in known), key=lambda cells: cells[0].strip("\\| `"))
+    text = HEAD + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+    text += TAIL.format(calls=names(program.CALLS), rearrange=names(program.REARRANGE))
+    if LAYERS:
+        text += "\n## Flax layers\n\nTested in every method: " + ", ".join(f"`{n}`" for n in LAYERS)
+        text += ".\n"
+    return text
+
+
+if __name__ == "__main__":
+    path = Path(__file__).with_name("PRIMITIVES.md")
+    path.write_text(table())
+    print(f"{path}: {table().count(chr(10))} lines")
