@@ -46,6 +46,7 @@ def _inline(
         zip(closed.jaxpr.constvars, map(Constant, closed.consts), strict=True)
     )
     env.update(zip(closed.jaxpr.invars, atoms, strict=True))
+    made: dict[Any, Sequence[Atom]] = {}
 
     def get(atom) -> Atom:
         return Constant(atom.val) if isinstance(atom, jex.Literal) else env[atom]
@@ -57,7 +58,11 @@ def _inline(
         # A rewritten equation stands where the original one did.
         origins = (eqn.source_info, *sources) if own else sources
         body = _body(eqn, operands)
-        if body is not None:
+        # The same again is the same value: what recognises a product with itself must see it.
+        key = _key(eqn, operands)
+        if key in made:
+            outs = made[key]
+        elif body is not None:
             called = own and eqn.primitive.name in CALLS
             outs = _inline(body, operands, where, origins, equations, own=called)
         else:
@@ -70,7 +75,19 @@ def _inline(
                 Equation(primitive, tuple(operands), tuple(outs), params, where, origins)
             )
         env.update(zip(eqn.outvars, outs, strict=True))
+        if key is not None:
+            made[key] = outs
     return [get(atom) for atom in closed.jaxpr.outvars]
+
+
+def _key(eqn, operands: Sequence[Atom]):
+    """What an equation on uncertain values computes; None: it cannot be compared."""
+    key = (eqn.primitive, *operands, *eqn.params.items())
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key if any(atom.uncertain for atom in operands) else None
 
 
 def _body(eqn, operands: Sequence[Atom]):

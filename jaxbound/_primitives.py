@@ -124,13 +124,14 @@ clip = Activation("clip", (lambda x, low, high: _clamp(low, x, high),), paramete
 square = Activation("square", (lambda x: lax.mul(x, x),))
 
 
-
 def _shifted(x, axes):
     return jnp.exp(x - x.max(axes, keepdims=True))
 
 
 def _absent(reference):
-    return lambda x, where, axes, **options: reference(jnp.where(where, x, -jnp.inf), axes, **options)
+    return lambda x, where, axes, **options: reference(
+        jnp.where(where, x, -jnp.inf), axes, **options
+    )
 
 
 softmax = Activation(
@@ -160,7 +161,9 @@ log_softmax = Activation(
 logsumexp = Activation(
     "logsumexp",
     (
-        lambda x, where=None, *, axes, keepdims: jax.nn.logsumexp(x, axes, where=where, keepdims=keepdims),
+        lambda x, where=None, *, axes, keepdims: jax.nn.logsumexp(
+            x, axes, where=where, keepdims=keepdims
+        ),
         lambda x, axes, keepdims: jnp.log(jnp.exp(x).sum(axes, keepdims=keepdims)),
     ),
     reduces=True,
@@ -171,8 +174,49 @@ logsumexp = Activation(
     ),
 )
 
+
+def _mean(x, axes, keepdims):
+    """Another order of the same equations than that of `jnp.mean`."""
+    return jnp.expand_dims(x.mean(axes), axes) if keepdims else x.mean(axes)
+
+
+variance = Activation(
+    "variance",
+    (
+        lambda x, axes, keepdims: jnp.var(x, axes, keepdims=keepdims),
+        lambda x, axes, keepdims: lax.integer_pow(x - _mean(x, axes, True), 2).mean(
+            axes, keepdims=keepdims
+        ),
+        lambda x, axes, keepdims: lax.integer_pow(x - x.mean(axes, keepdims=True), 2).mean(
+            axes, keepdims=keepdims
+        ),
+        # As Flax computes it by default.
+        lambda x, axes, keepdims: jnp.maximum(
+            0.0,
+            lax.integer_pow(x, 2).mean(axes, keepdims=keepdims)
+            - lax.integer_pow(x.mean(axes, keepdims=keepdims), 2),
+        ),
+    ),
+    reduces=True,
+    options=({"keepdims": False}, {"keepdims": True}),
+)
+
 # Larger patterns first: the first match wins.
-ACTIVATIONS = (softmax, log_softmax, logsumexp, gelu_tanh, gelu_erf, silu, softplus, elu, leaky_relu, ramp, clip, square)
+ACTIVATIONS = (
+    softmax,
+    log_softmax,
+    logsumexp,
+    variance,
+    gelu_tanh,
+    gelu_erf,
+    silu,
+    softplus,
+    elu,
+    leaky_relu,
+    ramp,
+    clip,
+    square,
+)
 
 
 def rewrite(
