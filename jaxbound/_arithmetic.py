@@ -256,11 +256,12 @@ def integer_pow(x, *, y, **_):
 
 
 def power(x, y, **_):
-    # Defined on x >= 0 for every exponent; monotone there.
-    values = image(lambda z: lax.pow(z, y), x)
-    inside = x.lower >= 0
+    # Defined on x >= 0 for every exponent; monotone there in x for each y, and in y for each x.
+    values = [lax.pow(base, exponent) for base in ends(x) for exponent in ends(y)]
+    inside = ends(x)[0] >= 0
     return Interval(
-        jnp.where(inside, values.lower, -jnp.inf), jnp.where(inside, values.upper, jnp.inf)
+        jnp.where(inside, _fold(lax.min, values), -jnp.inf),
+        jnp.where(inside, _fold(lax.max, values), jnp.inf),
     )
 
 

@@ -55,6 +55,7 @@ class _Program:
             zip(closed.jaxpr.constvars, map(Constant, closed.consts), strict=True)
         )
         env.update(zip(closed.jaxpr.invars, atoms, strict=True))
+        made: dict[Any, list[Atom]] = {}
 
         def get(atom) -> Atom:
             return Constant(atom.val) if isinstance(atom, jex.Literal) else env[atom]
@@ -63,10 +64,14 @@ class _Program:
             operands = [get(atom) for atom in eqn.invars]
             where = "/".join(filter(None, (layer, str(eqn.source_info.name_stack))))
             origins = (eqn.source_info, *sources) if own else sources
-            outs = self._replaced(eqn, operands, where, origins, own)
+            # The same again is the same value: what recognises a product with itself must see it.
+            key = _key(eqn, operands)
+            outs = made.get(key) or self._replaced(eqn, operands, where, origins, own)
             if outs is None:
                 outs = self._appended(eqn, operands, where, origins)
             env.update(zip(eqn.outvars, outs, strict=True))
+            if key is not None:
+                made[key] = outs
         return [get(atom) for atom in closed.jaxpr.outvars]
 
     def _replaced(self, eqn, operands: list[Atom], where, origins, own) -> list[Atom] | None:
@@ -133,6 +138,16 @@ def _aval(atom: Atom) -> jax.ShapeDtypeStruct:
     if isinstance(atom, Var):
         return jax.ShapeDtypeStruct(atom.shape, atom.dtype)
     return jax.ShapeDtypeStruct(jnp.shape(atom.value), jnp.result_type(atom.value))
+
+
+def _key(eqn, operands: Sequence[Atom]):
+    """What an equation on uncertain values computes; None: it cannot be compared."""
+    key = (eqn.primitive, *operands, *eqn.params.items())
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key if any(atom.uncertain for atom in operands) else None
 
 
 def _closed(params: dict[str, Any], body):

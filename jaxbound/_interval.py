@@ -40,7 +40,8 @@ class Interval:
 
     @property
     def center(self):
-        return 0.5 * self.lower + 0.5 * self.upper
+        # XLA turns 0.5 a + 0.5 b into 0.5 (a + b), which overflows.
+        return 0.5 * self.lower - (-0.5) * self.upper
 
     @property
     def radius(self):

@@ -177,7 +177,7 @@ def _ramp(x, r, eta, **_):
 
 interval_rules[program.ramp] = IntervalRule(_ramp, (0,))
 interval_rules[jp.integer_pow_p] = IntervalRule(arithmetic.integer_pow)
-interval_rules[jp.pow_p] = IntervalRule(arithmetic.power, (0,))
+interval_rules[jp.pow_p] = IntervalRule(arithmetic.power)
 # Convex with the one turn, and increasing, right of their last pole.
 interval_rules[jp.lgamma_p] = IntervalRule(arithmetic.above_zero(jp.lgamma_p, 1.4616321449683623))
 interval_rules[jp.digamma_p] = IntervalRule(arithmetic.above_zero(jp.digamma_p))
@@ -219,7 +219,23 @@ def _softmax(finish, absent):
     return bound
 
 
+def _variance(x, *, axes, keepdims):
+    """By its planes, and from below by the distance from equal entries: that of the centre less the radius."""
+    l, u = planes.Rows(x.shape, axes).ends(x)
+    below, above = planes.variance(l, u)
+    lower, upper = (
+        below.at(jnp.where(below.weights > 0, l, u)),
+        above.at(jnp.where(above.weights > 0, u, l)),
+    )
+    value, far = jnp.var(Interval(l, u).center, -1), Interval(l, u).radius.max(-1)
+    apart = value > far**2
+    nearest = jnp.where(apart, (jnp.sqrt(jnp.where(apart, value, 1)) - far) ** 2, 0)
+    shape = [1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes]
+    return Interval(jnp.maximum(lower, nearest).reshape(shape), upper.reshape(shape))
+
+
 interval_rules |= {
+    program.variance: IntervalRule(_variance, (0,)),
     program.logsumexp: IntervalRule(_logsumexp, (0,)),
     program.softmax: IntervalRule(_softmax(jnp.exp, 0), (0,)),
     program.log_softmax: IntervalRule(_softmax(lambda z: z, -jnp.inf), (0,)),

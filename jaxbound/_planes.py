@@ -53,6 +53,38 @@ def bilinear(product: Callable[[Any, Any], Any], x: Interval, y: Interval, image
     return Relaxation(lambda a, b: slopes(a, b) + below, lambda a, b: slopes(a, b) + above)
 
 
+def power(x: Interval, y: Interval, image) -> Relaxation:
+    """Planes of ``x^y = exp(y log x)`` where ``x > 0``: those of the product, on the lines of log, in those of exp."""
+    inside = x.lower > 0
+    x, found = (
+        Interval(*(jnp.where(inside, end, 1) for end in (z.lower, z.upper))) for z in (x, image)
+    )
+    logs = curves.concave(jnp.log, x.lower, x.upper)
+    log_x, (l, u) = (
+        Interval(jnp.log(x.lower), jnp.log(x.upper)),
+        map(jnp.log, (found.lower, found.upper)),
+    )
+    exp = curves.convex(jnp.exp, l, u, jnp.minimum(Interval(l, u).center, l + 0.99))
+    center, reach = log_x.center * y.center, log_x.radius * y.radius
+
+    def side(slope, intercept, below, constant):
+        rises = (y.center >= 0) == below
+        log_slope = jnp.where(rises, logs.lower_slope, logs.upper_slope)
+        log_intercept = jnp.where(rises, logs.lower_intercept, logs.upper_intercept)
+        of_x, of_y = slope * y.center * log_slope, slope * log_x.center
+        rest = y.center * log_intercept - center + (-reach if below else reach)
+        rest = slope * rest + intercept
+        finite = inside & curves.all_finite(of_x, of_y, rest)
+        of_x, of_y = (jnp.where(finite, part, 0) for part in (of_x, of_y))
+        rest = jnp.where(finite, rest, constant)
+        return lambda a, b: of_x * a + of_y * b + rest
+
+    return Relaxation(
+        side(exp.lower_slope, exp.lower_intercept, True, image.lower),
+        side(exp.upper_slope, exp.upper_intercept, False, image.upper),
+    )
+
+
 def _radius(x: Interval):
     return jnp.where(curves.all_finite(x.lower, x.upper), x.radius, jnp.inf)
 
@@ -154,7 +186,7 @@ class Plane(NamedTuple):
         return (self.weights * z).sum(-1) + self.offset
 
     def scaled(self, factor, shift) -> Plane:
-        factor = jnp.asarray(factor, self.offset.dtype)
+        factor = jnp.broadcast_to(factor, self.offset.shape)
         return Plane(factor[..., None] * self.weights, factor * self.offset + shift)
 
     def otherwise(self, constant, where: Any = True) -> Plane:
@@ -175,7 +207,7 @@ def log_sum_exp(l, u) -> tuple[Plane, Plane]:
     are unbounded above as ``exp l`` from below.
     """
     bounded = curves.all_finite(l, u, u - l)
-    center = jnp.where(bounded, 0.5 * l + 0.5 * u, l)
+    center = jnp.where(bounded, Interval(l, u).center, l)
     value = jax.nn.logsumexp(center, -1, keepdims=True)
     below = _through(center, jnp.where(bounded, jnp.exp(center - value), 0), value[..., 0])
 
@@ -202,6 +234,18 @@ def _finite(z):
     return jnp.where(jnp.isfinite(z), z, 0)
 
 
+def variance(l, u) -> tuple[Plane, Plane]:
+    """Planes of ``mean (z - mean z)^2`` over the last axis.
+
+    With centre c, ``z = c + d`` and ``g = 2 (c - mean c) / n``: it is ``variance(c) + sum g d +
+    variance(d)``, and ``0 <= variance(d) <= mean d^2 <= mean r^2``.
+    """
+    center, radius = Interval(l, u).center, Interval(l, u).radius
+    deviation = center - center.mean(-1, keepdims=True)
+    below = _through(center, 2 * deviation / l.shape[-1], (deviation**2).mean(-1))
+    return below, Plane(below.weights, below.offset + (radius**2).mean(-1))
+
+
 def differences(l, u):
     """The ends of ``z_j - z_i``, ``[..., i, j]``: exactly 0 for ``i = j``, -inf for entries j that do not count."""
     same = jnp.eye(l.shape[-1], dtype=bool)
@@ -224,7 +268,7 @@ def softmax(l, u) -> tuple[Plane, Plane]:
     """
     l, u = differences(l, u)
     below, above = log_sum_exp(l, u)
-    t = above.at(_finite(0.5 * l + 0.5 * u))
+    t = above.at(_finite(Interval(l, u).center))
     ends = (-jax.nn.logsumexp(end, -1) for end in (u, l))
     chord = curves.convex(jnp.exp, *ends)
     lower = above.scaled(-jnp.exp(-t), jnp.exp(-t) * (1 + t))

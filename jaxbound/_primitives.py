@@ -178,9 +178,36 @@ logsumexp = Activation(
     ),
 )
 
+
+def _mean(x, axes, keepdims):
+    """Another order of the same equations than that of `jnp.mean`."""
+    return jnp.expand_dims(x.mean(axes), axes) if keepdims else x.mean(axes)
+
+
+variance = Activation(
+    "variance",
+    (
+        lambda x, axes, keepdims: jnp.var(x, axes, keepdims=keepdims),
+        lambda x, axes, keepdims: lax.integer_pow(x - _mean(x, axes, True), 2).mean(
+            axes, keepdims=keepdims
+        ),
+        lambda x, axes, keepdims: lax.integer_pow(x - x.mean(axes, keepdims=True), 2).mean(
+            axes, keepdims=keepdims
+        ),
+        # As Flax computes it by default.
+        lambda x, axes, keepdims: jnp.maximum(
+            0.0,
+            lax.integer_pow(x, 2).mean(axes, keepdims=keepdims)
+            - lax.integer_pow(x.mean(axes, keepdims=keepdims), 2),
+        ),
+    ),
+    reduces=True,
+    options=({"keepdims": False}, {"keepdims": True}),
+)
+
 # Larger patterns first: the first match wins.
 ACTIVATIONS = (
-    softmax, log_softmax, logsumexp,
+    softmax, log_softmax, logsumexp, variance,
     gelu_tanh, gelu_erf, mish, silu, softplus, elu, leaky_relu, ramp, soft_sign, clip, square,
 )  # fmt: skip
 

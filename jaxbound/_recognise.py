@@ -146,7 +146,8 @@ def _equal(a, b) -> bool:
         return True
     if isinstance(a, Tracer) or isinstance(b, Tracer):
         return False
-    return np.shape(a) == np.shape(b) and bool(np.all(np.asarray(a) == np.asarray(b)))
+    a, b = np.asarray(a), np.asarray(b)
+    return a.shape == b.shape and bool(np.all((a == b) | ((a != a) & (b != b))))
 
 
 def _equal_params(a: dict[str, Any], b: dict[str, Any]) -> bool:

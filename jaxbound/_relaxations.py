@@ -161,19 +161,34 @@ for _p in (jp.mul_p, jp.dot_general_p, jp.conv_general_dilated_p):
     relaxations[_p] = _bilinear(_p)
 
 
+def _power(x, y, *, image, kind, **params):
+    if isinstance(x, Interval) and isinstance(y, Interval):
+        floating = jnp.issubdtype(y.dtype, jnp.floating)
+        return planes.power(x, y, image) if floating else constant_relaxation([image])
+    of_one = _of_base if isinstance(x, Interval) else _of_exponent
+    return of_one(x, y, image=image, kind=kind, **params)
+
+
+_of_base = relaxations[jp.pow_p]
+def_lines(jp.pow_p, _convex)
+_of_exponent, relaxations[jp.pow_p] = relaxations[jp.pow_p], _power
+
+
 # ---------------------------------------------------------------- along some axes
 
 
-@register_relaxation(program.logsumexp)
-def _logsumexp(x, where=None, *, image, kind, axes, keepdims):
-    rows = planes.Rows(x.shape, axes)
-    found = zip(planes.log_sum_exp(*rows.ends(x, where)), (image.lower, image.upper), strict=True)
+def _reduced(planes_of):
+    def relax(x, where=None, *, image, kind, axes, keepdims):
+        rows = planes.Rows(x.shape, axes)
+        found = zip(planes_of(*rows.ends(x, where)), (image.lower, image.upper), strict=True)
 
-    def at(plane, constant):
-        plane = plane.otherwise(constant.reshape(plane.offset.shape))
-        return lambda z: plane.at(rows.last(z)).reshape(image.shape)
+        def at(plane, constant):
+            plane = plane.otherwise(constant.reshape(plane.offset.shape))
+            return lambda z: plane.at(rows.last(z)).reshape(image.shape)
 
-    return Relaxation(*(at(*pair) for pair in found))
+        return Relaxation(*(at(*pair) for pair in found))
+
+    return relax
 
 
 def _softmax_with(of_rows):
@@ -191,5 +206,7 @@ def _softmax_with(of_rows):
     return relax
 
 
+relaxations[program.logsumexp] = _reduced(planes.log_sum_exp)
+relaxations[program.variance] = _reduced(planes.variance)
 relaxations[program.softmax] = _softmax_with(planes.softmax)
 relaxations[program.log_softmax] = _softmax_with(planes.log_softmax)

@@ -1,4 +1,4 @@
-# ruff: noqa: E501 -- a case is one line
+
 """Outside of a domain and beyond the range of floats: infinite, never NaN, never empty."""
 
 import functools

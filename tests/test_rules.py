@@ -330,6 +330,9 @@ def overlapping(x):
     return pooled(nn.max_pool, (2, 2), strides=(2, 1), padding=((0, 1), (0, 0)))(x)
 
 
+KEPT = np.array([[True, False], [True, True], [False, True]])
+
+
 def at(index, how="set", **options):
     return lambda x: getattr(x.at[index], how)(**options)
 
@@ -429,6 +432,16 @@ SHAPED = {  # name: (function, shape of its operand); more operands are slices o
     "log of a sum": (lambda x: jnp.log(jnp.exp(x).sum()), (4,)),
     "logsumexp": (jax.nn.logsumexp, (4,)),
     "softmax, spelt": (lambda x: jnp.exp(x) / jnp.exp(x).sum(), (4,)),
+    "softmax": (jax.nn.softmax, (2, 3)),
+    "softmax, masked": (lambda x: jax.nn.softmax(jnp.where(KEPT, x, -jnp.inf), 0), (3, 2)),
+    "softmax of one": (lambda x: jax.nn.softmax(x), (2, 1)),
+    "log_softmax": (lambda x: jax.nn.log_softmax(x, (0, 1)), (2, 2)),
+    "logsumexp, masked": (lambda x: jax.nn.logsumexp(x, 0, where=KEPT, keepdims=True), (3, 2)),
+    "power": (lambda x: (x[0] + 4) ** x[1], (2, 3)),
+    "known ** uncertain": (lambda x: np.array([0.5, 1, 2], x.dtype) ** x, (3,)),
+    "dot, itself": (lambda x: jnp.einsum("bi,bi->b", x, x), (2, 3)),
+    "dot with its transpose": (lambda x: x @ x.T, (2, 2)),
+    "conv of two": (lambda x: lax.conv(x[:1, None], x[1:, None, :2, :2], (1, 1), "SAME"), (3, 3, 3)),
     "unstack": (lambda x: jnp.stack(jnp.unstack(x)[::-1]), (2, 3)),
     "bits": (lambda x: (jnp.floor(x).astype(int) & 1).astype(x.dtype) + x, (3,)),
     "truth values": (lambda x: jnp.logical_not(x > 0).astype(x.dtype), (3,)),
