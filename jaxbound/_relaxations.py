@@ -170,7 +170,7 @@ def _power(x, y, *, image, kind, **params):
 
 
 _of_base = relaxations[jp.pow_p]
-def_lines(jp.pow_p, _convex)
+def_lines(jp.pow_p, lambda fn, l, u, kind, *_, **__: curves.convex(fn, l, u))
 _of_exponent, relaxations[jp.pow_p] = relaxations[jp.pow_p], _power
 
 
