@@ -43,7 +43,11 @@ def walk_back(
         if not hit:
             continue
         linear = linear_operands(eqn)
-        outs = [hit.get(v, jnp.zeros((count, *v.shape), v.dtype)) for v in eqn.outputs]
+        # Each value's rows in its own type: offsets and sums are in the widest on the way.
+        outs = [
+            jnp.asarray(hit.get(v, jnp.zeros((count, *v.shape), v.dtype)), v.dtype)
+            for v in eqn.outputs
+        ]
         if linear is not None:
             added, found = _through_linear(eqn, linear, outs, env)
         elif relax is not None:

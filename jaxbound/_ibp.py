@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxbound._interval import Interval, outward
+from jaxbound._interval import Interval, cast, outward
 from jaxbound._interval_rules import interval_rules
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Equation, Graph, Var, read
@@ -24,7 +24,7 @@ def interval_walk(graph: Graph, env: dict[Var, Any], refine: Callable[[Var], Int
     for eqn in graph.equations:
         for var in eqn.inputs:
             if var in pending and linear_operands(eqn) is None:
-                env[var] = refine(var)
+                env[var] = cast(refine(var), var.dtype)
                 del pending[var]
         env.update(zip(eqn.outputs, interval_step(eqn, env), strict=True))
 

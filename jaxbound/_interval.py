@@ -201,6 +201,11 @@ def outward(lower, upper) -> Interval:
     )
 
 
+def cast(interval: Interval, dtype) -> Interval:
+    """What passes through several types keeps the widest on its way; a value has one."""
+    return Interval(jnp.asarray(interval.lower, dtype), jnp.asarray(interval.upper, dtype))
+
+
 def intersect(interval: Interval, other: Interval) -> Interval:
     """What both intervals allow; where rounding makes that empty, ``interval``."""
     lower = jnp.maximum(interval.lower, other.lower)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxbound import _rows
 from jaxbound import _strategies as s
 from jaxbound._call import names_of, outputs, precision, prepare
-from jaxbound._interval import Interval
+from jaxbound._interval import Interval, cast
 from jaxbound._linear import LinearBounds
 from jaxbound._program import Var
 from jaxbound._rows import linear_bounds_of
@@ -24,7 +24,7 @@ def _bound(method, fn, args, **options) -> Any:
         walk = prepare(recipe, fn, args, **options)
 
         def of(var: Var) -> Interval:
-            return recipe.output(walk, var) if var.is_float else walk.env[var]
+            return cast(recipe.output(walk, var), var.dtype) if var.is_float else walk.env[var]
 
         return outputs(walk, of, lambda value: Interval(value, value))
 
