@@ -21,18 +21,21 @@ HEAD = """# What is bounded, and how
 
 Written by `python docs/primitives.py` from the rule tables.
 
-An interval is *exact* if it is the smallest one for independent operands (one uncertain factor of a matrix product, a known predicate), *sound* if it
-holds and may be wider. In the linear methods (`lbp`, `crown_ibp`, `crown_lbp`, `crown`) a primitive is *affine*, hence exact; or lies between two affine
-functions, *lines*; or between two *constants*, the ends of its interval. *Rewritten* primitives become others of this table as the function is traced. What
-follows *else* is for more than one uncertain operand, or another than the first. A name after a bar is an activation, recognised however it is spelt.
+An interval is *exact* if it is the smallest one for independent operands (one uncertain factor of a matrix
+product, a known predicate), *sound* if it holds and may be wider. In the linear methods (`lbp`, `crown_ibp`,
+`crown_lbp`, `crown`) a primitive is *affine*, hence exact; or lies between two affine functions, *lines*; or
+between two *constants*, the ends of its interval. *Rewritten* primitives become others of this table as the
+function is traced. What follows *else* is for more than one uncertain operand, or another than the first. A
+name after a bar is an activation, recognised however it is spelt.
 
-| primitive | interval (`ibp`) | linear (`lbp`, `crown_ibp`, `crown_lbp`, `crown`) |
+| primitive | interval (`ibp`) | linear methods |
 |---|---|---|
 """
 
 TAIL = """
-Calls are replaced by their bodies: {calls}. Where JAX has them, {rearrange} are affine. On known values, every primitive works.
-Anything else is an `UnsupportedPrimitiveError`, which names the line, the layer and what to register.
+Calls are replaced by their bodies: {calls}. Where JAX has them, {rearrange} are affine. On known values, every
+primitive works. Anything else is an `UnsupportedPrimitiveError`, which names the line, the layer and what to
+register.
 """
 
 

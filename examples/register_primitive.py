@@ -9,36 +9,37 @@ linear methods tight.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 import jaxbound as jb
 
 
 def energy(x):
-    return (jnp.cosh(x) - x).sum()
+    return (lax.bessel_i0e(x) + x / 4).sum()
 
 
-def register_cosh() -> None:
-    primitive = jax.lax.cosh_p
+def register_bessel() -> None:
+    """``exp(-|x|) I0(x)`` falls with |x|, and is convex on either side of 0."""
+    primitive = lax.bessel_i0e_p
 
     @jb.register_interval_rule(primitive)
     def interval(x, **_params):
-        # cosh falls left of 0 and rises right of it.
         nearest = jnp.clip(0.0, x.lower, x.upper)
         farthest = jnp.maximum(-x.lower, x.upper)
-        return jb.Interval(jnp.cosh(nearest), jnp.cosh(farthest))
+        return jb.Interval(lax.bessel_i0e(farthest), lax.bessel_i0e(nearest))
 
     @jb.register_relaxation(primitive)
     def relaxation(x, *, image, kind, **_params):
-        # cosh is convex: a tangent below it, a chord above it (the tangent again where l == u).
-        middle = x.center
-        slope = jnp.sinh(middle)
-        apart = x.upper > x.lower
-        width = jnp.where(apart, x.upper - x.lower, 1.0)
-        chord = jnp.where(apart, (jnp.cosh(x.upper) - jnp.cosh(x.lower)) / width, slope)
-        return jb.Relaxation(
-            lambda z: jnp.cosh(middle) + slope * (z - middle),
-            lambda z: jnp.cosh(x.lower) + chord * (z - x.lower),
-        )
+        # On one side of 0, a tangent below it and a chord above it; across 0, its interval.
+        one_side = (x.lower >= 0) | (x.upper <= 0)
+        apart = one_side & (x.upper > x.lower)
+        value, slope = jax.jvp(lax.bessel_i0e, (x.center,), (jnp.ones_like(x.center),))
+        first, last = lax.bessel_i0e(x.lower), lax.bessel_i0e(x.upper)
+        below = jnp.where(one_side, slope, 0)
+        above = jnp.where(apart, (last - first) / jnp.where(apart, x.upper - x.lower, 1), 0)
+        low = jnp.where(one_side, value - below * x.center, image.lower)
+        high = jnp.where(one_side, first - above * x.lower, image.upper)
+        return jb.Relaxation(lambda z: below * z + low, lambda z: above * z + high)
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def main() -> None:
         jb.crown(energy, box)
     except jb.UnsupportedPrimitiveError as error:
         print(error, end="\n\n")
-    register_cosh()
+    register_bessel()
 
     samples = jax.random.uniform(jax.random.key(0), (10_000, 3), minval=box.lower, maxval=box.upper)
     values = np.asarray(jax.vmap(energy)(samples))

@@ -1,4 +1,3 @@
-
 """Outside of a domain and beyond the range of floats: infinite, never NaN, never empty."""
 
 import functools
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from oracle import METHODS, jitted
+from oracle import METHODS, assert_contains, box, by_every, jitted, tolerance, values
 
 import jaxbound as jb
 
@@ -38,38 +37,6 @@ CASES = {  # name: (function, boxes that leave its domain or its range)
     "silu": (jax.nn.silu, [(-INF, INF), (-1, INF), (-3e38, 3e38)]),
     "tanh": (jnp.tanh, [(-INF, INF), (-1, INF), (-3e38, 3e38)]),
     "sigmoid": (jax.nn.sigmoid, [(-INF, INF), (-1, INF), (-3e38, 3e38)]),
-    "mish, soft sign": (
-        lambda x: jax.nn.mish(x) + jax.nn.soft_sign(x),
-        [(-INF, INF), (-1, INF), (-3e38, 3e38)],
-    ),
-    "sin, cos": (
-        lambda x: jnp.sin(x) + jnp.cos(x),
-        [(-INF, INF), (0, INF), (-3e38, 3e38), (1e9, 1e9)],
-    ),
-    "tan": (jnp.tan, [(-2, 2), (1, 2), (-INF, INF), (1e9, 1e9)]),
-    "arcsin, arccos": (
-        lambda x: jnp.arcsin(x) - 2 * jnp.arccos(x),
-        [(-2, 0.5), (-1, 3), (2, 3), (1, 1)],
-    ),
-    "arctanh, erf_inv": (
-        lambda x: jnp.arctanh(x) + lax.erf_inv(x),
-        [(-1, 1), (-2, 0), (1, 1), (2, 3)],
-    ),
-    "arccosh": (lambda x: jnp.arccosh(x + 1), [(-1, 2), (-3, -2), (0, INF), (0, 0)]),
-    "lgamma, digamma": (
-        lambda x: lax.lgamma(x) + lax.digamma(x),
-        [(-1, 1), (0, 1), (-2.6, -1.4), (1, INF)],
-    ),
-    "sinh, cosh": (
-        lambda x: jnp.sinh(x) + jnp.cosh(x),
-        [(0, 100), (-200, 200), (-INF, INF), (-INF, 0)],
-    ),
-    "cbrt": (jnp.cbrt, [(-INF, INF), (0, INF), (0, 0), (-3e38, 3e38)]),
-    "angle": (lambda x: jnp.arctan2(x, x[::-1] - 0.7), [(-INF, INF), (0, INF), (0, 0), (-1, 1)]),
-    "products": (
-        lambda x: lax.cumprod(x) + jnp.ones_like(x).at[np.array([0, 0])].mul(x),
-        [(-1e30, 1e30), (0, INF), (-INF, 0)],
-    ),
     "abs": (jnp.abs, [(-INF, INF), (-INF, -1)]),
     "clip": (lambda x: jnp.clip(x, -1, 1), [(-INF, INF), (0, INF)]),
     "ramp": (lambda x: jb.param_ramp(x, 1.0, 0.1), [(-INF, INF), (0, INF)]),
@@ -138,3 +105,91 @@ def test_linear_bounds_have_no_nan(method):
         box = jb.Interval(jnp.array([l, 0.5], "float32"), jnp.array([u, 0.75], "float32"))
         found = jitted(jb.linear_bounds, method=method)(fn, box)
         assert not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(found)), name
+
+
+CURVES = {  # name: (function, boxes of its elements)
+    "sin": (jnp.sin, [(-INF, INF), (0, INF), (-3e38, 3e38), (1e9, 1e9), (0, 1)]),
+    "cos": (jnp.cos, [(-INF, INF), (0, INF), (-3e38, 3e38), (1e9, 1e9), (0, 1)]),
+    "tan": (jnp.tan, [(-INF, INF), (-2, 2), (1, 2), (1e9, 1e9), (0, 1)]),
+    "arcsin": (jnp.arcsin, [(-2, 0.5), (-1, 3), (2, 3), (1, 1), (0, 1)]),
+    "arccos": (jnp.arccos, [(-2, 0.5), (-1, 3), (2, 3), (1, 1), (0, 1)]),
+    "arctanh": (jnp.arctanh, [(-1, 1), (-2, 0), (2, 3), (1, 1), (0, 0.5)]),
+    "erf_inv": (lax.erf_inv, [(-1, 1), (-2, 0), (2, 3), (1, 1), (0, 0.5)]),
+    "arccosh": (jnp.arccosh, [(0, 3), (-3, -2), (1, INF), (1, 1), (1, 2)]),
+    "lgamma": (lax.lgamma, [(-1, 1), (0, 1), (-2.6, -1.4), (1, INF), (1, 2)]),
+    "digamma": (lax.digamma, [(-1, 1), (0, 1), (-2.6, -1.4), (1, INF), (1, 2)]),
+    "sinh": (jnp.sinh, [(0, 100), (-200, 200), (-INF, INF), (-INF, 0), (0, 1)]),
+    "cosh": (jnp.cosh, [(0, 100), (-200, 200), (-INF, INF), (-INF, 0), (0, 1)]),
+    "cbrt": (jnp.cbrt, [(-INF, INF), (0, INF), (0, 0), (-3e38, 3e38), (0, 1)]),
+    "mish": (jax.nn.mish, [(-INF, INF), (-1, INF), (-INF, 1), (-3e38, 3e38), (0, 1)]),
+    "soft_sign": (jax.nn.soft_sign, [(-INF, INF), (-1, INF), (-INF, 1), (-3e38, 3e38), (0, 1)]),
+    "angle": (
+        lambda x: jnp.arctan2(x, x[::-1]),
+        [(-INF, INF), (0, INF), (0, 0), (-1, 1), (0.5, 1)],
+    ),
+    "prod": (lambda x: x.prod()[None], [(-1e30, 1e30), (0, INF), (-INF, 0), (0, 0), (0, 1)]),
+    "mul at": (
+        lambda x: jnp.ones(2, x.dtype).at[np.array([0, 0, 0, 0, 1])].mul(x),
+        [(-1, INF), (3, 4), (-1e30, 1e-30), (1, 2), (0, 1)],
+    ),
+}
+
+
+@functools.cache
+def bounds_of_curves():
+    """The boxes, and by two methods the bounds of all curves beside each other: none spoils another."""
+    boxes = {name: box(*np.array(ends, float).T) for name, (_, ends) in CURVES.items()}
+    sizes = [jax.eval_shape(fn, jnp.zeros(5)).size for fn, _ in CURVES.values()]
+    cuts = np.cumsum(sizes)[:-1]
+    together = lambda xs: jnp.concatenate([CURVES[name][0](xs[name]) for name in CURVES])
+    found = []
+    for bounds in by_every(together, boxes, methods=(jb.ibp, jb.crown)):
+        parts = zip(np.split(bounds.lower, cuts), np.split(bounds.upper, cuts), strict=True)
+        found.append(dict(zip(CURVES, (jb.Interval(*part) for part in parts), strict=True)))
+    return boxes, found
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_infinite_where_it_must_be(name):
+    """Values that exist lie inside, and the last element, well inside the domain, stays bounded."""
+    boxes, found = bounds_of_curves()
+    region, fn = boxes[name], CURVES[name][0]
+    parts = np.random.default_rng(0).uniform(size=(99, 5))
+    ends = np.clip([region.lower, region.upper], -1e6, 1e6).astype(float)
+    points = np.concatenate([ends, ends[0] + parts * (ends[1] - ends[0])])
+    inside = values(fn, points)
+    for bounds in (each[name] for each in found):
+        lower, upper = np.asarray(bounds.lower, float), np.asarray(bounds.upper, float)
+        assert (lower < INF).all() and (upper > -INF).all()
+        seen = np.where(
+            np.isfinite(inside), inside, np.where(lower > -INF, lower, np.minimum(upper, 0))
+        )
+        assert_contains(bounds, seen, tolerance("float32", np.abs(seen).max()), name)
+        assert name == "prod" or np.isfinite([lower[-1], upper[-1]]).all()
+
+
+def test_gradients_of_curves_are_finite():
+    """At l == u, at turns, bends and ends of a period, and beside an element that has no bound."""
+    functions = [
+        jnp.sin,
+        jnp.cos,
+        lambda x: jnp.tan(x / 2),
+        jax.nn.mish,
+        jax.nn.soft_sign,
+        jnp.cosh,
+        jnp.sinh,
+    ]
+    functions += [lambda x: jnp.arcsin(x / 8), lambda x: lax.lgamma(x + 4)]
+    lower = jnp.array([1.0, -1, 0, 0, -np.pi / 2, -2, 0, -INF])
+    upper = jnp.array([1.0, -1, 0, 1, np.pi / 2, 2, 2 * np.pi, INF])
+
+    def total(method, l, u):
+        found = method(
+            lambda x: jnp.concatenate([fn(x) + 0.5 * x for fn in functions]), jb.Interval(l, u)
+        )
+        ends = jnp.stack([found.lower, -found.upper])
+        return jnp.where(jnp.isfinite(ends), ends, 0).sum()
+
+    for method in (jb.ibp, jb.lbp, jb.crown):
+        for slope in jax.jit(jax.grad(functools.partial(total, method), (0, 1)))(lower, upper):
+            assert np.isfinite(slope[:-1]).all(), method.__name__

@@ -17,6 +17,7 @@ LINEAR = METHODS[1:]
 
 KERNEL = ((np.arange(36) * 5 % 7 - 3.0) / 2).reshape(2, 1, 3, 3, 2)[..., 0]
 W = np.array([[1, -2, 0.5], [0.5, 1, -1], [-1, 0.5, 2]])
+SQUARE = (-np.ones((2, 4, 3)), 2 * np.ones((2, 4, 3)))
 NEAR = ([-0.5, 0.2, -2], [1.5, 0.9, -1])  # across a kink at 0, and on either side of it
 
 
@@ -37,8 +38,8 @@ def deep(activation):
 CASES = {  # name: (function, lower, upper)
     "x**2": (lambda x: x**2, [0.3], [0.7]),
     "x**4": (lambda x: x**4, [0.3], [0.7]),
-    "grouped convolution": (convolved(feature_group_count=2), -np.ones((2, 3, 3)), 2 * np.ones((2, 3, 3))),
-    "dilated convolution": (convolved(rhs_dilation=(2, 1), feature_group_count=2), -np.ones((2, 4, 3)), np.ones((2, 4, 3))),
+    "grouped convolution": (convolved(feature_group_count=2), *SQUARE),
+    "dilated convolution": (convolved(rhs_dilation=(2, 1), feature_group_count=2), *SQUARE),
     "relu": (jax.nn.relu, *NEAR),
     "maximum(0, x)": (lambda x: jnp.maximum(0, x), *NEAR),
     "relu6": (jax.nn.relu6, [-1, 1, 5, 7, -3], [2, 3, 8, 9, -1]),

@@ -281,8 +281,7 @@ def test_functions_of_one_variable(name, dtype):
     check(sandwiched(fn), batch(np.array(intervals, float), dtype), dtype)
 
 
-SMOOTH = ["sin", "tan", "arcsin", "arccos", "arctanh", "erf_inv", "arccosh", "cosh", "sinh", "cbrt", "mish", "soft_sign",
-          "lgamma", "digamma", "elu 1", "elu 2", "elu -1", "softplus", "sigmoid", "tanh", "arctan", "erf", "gelu", "gelu tanh", "silu", "exp",
+SMOOTH = ["sin", "tan", "arcsin", "arctanh", "cbrt", "mish", "elu 1", "elu 2", "elu -1", "softplus", "sigmoid", "tanh", "arctan", "erf", "gelu", "gelu tanh", "silu", "exp",
           "log", "sqrt", "rsqrt", "reciprocal", "square", "x ** 3", "x ** 2.5"]  # fmt: skip
 
 
@@ -373,8 +372,7 @@ SHAPED = {  # name: (function, shape of its operand); more operands are slices o
     "sum": (lambda x: x.sum(1), (3, 4)),
     "mean, variance": (lambda x: x.var(1), (2, 3)),
     "cumsum": (lambda x: lax.cumsum(x, 1, reverse=True), (2, 4)),
-    "cumsum, both ways": (lambda x: lax.cumsum(x, 0) + lax.cumsum(x, 1, reverse=True), (2, 3)),
-    "cumprod": (lambda x: jnp.concatenate([lax.cumprod(x, 1), lax.cumprod(x, 1, reverse=True)]), (1, 3)),
+    "cumprod": (lambda x: lax.cumprod(x, 1, reverse=True), (2, 3)),
     "prod": (lambda x: x.prod((0, 2)), (1, 2, 3)),
     "cumlogsumexp": (lambda x: lax.cumlogsumexp(x, 1, reverse=True), (2, 3)),
     "cummax": (lambda x: lax.cummax(x, 1), (2, 4)),
@@ -414,9 +412,7 @@ SHAPED = {  # name: (function, shape of its operand); more operands are slices o
     "max_pool, transposed": (lambda x: jax.vjp(overlapping, x[0])[1](overlapping(x[1]))[0], (2, 4, 3)),
     "max_pool, pushed": (lambda x: jax.jvp(overlapping, (x[0],), (x[1],))[1], (2, 3, 3)),
     "max_pool of known, transposed": (lambda x: jax.vjp(overlapping, constant(4, 3).astype(x.dtype))[1](x)[0], (2, 2)),
-    "min_pool of known, pushed": (lambda x: jax.jvp(lambda z: -overlapping(-z), (constant(3, 3).astype(x.dtype),), (x,))[1], (3, 3)),
     "angle of a point": (lambda x: jnp.arctan2(x[0], x[1]) + jnp.arctan2(x[1], 2.0), (2, 3)),
-    "clamp by uncertain limits": (lambda x: lax.clamp(x[0], x[1], x[2]), (3, 2)),
     "select, known": (lambda x: jnp.where(np.array([[True], [False]]), x, 3 * x[::-1]), (2, 3)),
     "select of three": (lambda x: lax.select_n(np.array([0, 2, 1, 2]), x, -x, x**2), (4,)),
     "margins": (lambda x: jb.margins(x, 1), (4,)),

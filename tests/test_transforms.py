@@ -83,8 +83,6 @@ DEGENERATE = {
     "reciprocal": lambda x: 1 / (x + 4),
     "sqrt": lambda x: jnp.sqrt(x + 4),
     "log": lambda x: jnp.log(x + 4),
-    "waves": lambda x: jnp.sin(x) + jnp.cos(3 * x) + jnp.tan(x / 4),
-    "mish, soft sign, arcsin": lambda x: jax.nn.mish(x) + jax.nn.soft_sign(x) + jnp.arcsin(x / 4),
 }
 
 
