@@ -52,7 +52,10 @@ class Classifier:
 
 
 def classifier(preset: Preset, data: Data) -> Classifier:
-    return Classifier(preset.model(data.classes), *data.statistics)
+    mean, std = data.statistics
+    if preset.mean is not None:
+        mean, std = (preset.mean,) * len(mean), (1.0,) * len(mean)
+    return Classifier(preset.model(data.classes), mean, std)
 
 
 def augment(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
