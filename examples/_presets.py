@@ -38,7 +38,9 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "cnn_4layer_5_bn": functools.partial(networks.plain_cnn, 4, 5, batch_norm=True),
     "lenet": networks.LeNet,
     "lenet_nopool": functools.partial(networks.LeNet, pool=False),
-    **{f"resnet-{depth}": functools.partial(networks.pooled_resnet, depth) for depth in range(2, 6)},
+    **{
+        f"resnet-{depth}": functools.partial(networks.pooled_resnet, depth) for depth in range(2, 6)
+    },
 }
 ACTIVATIONS = {"relu": nn.relu, "sigmoid": nn.sigmoid, "tanh": nn.tanh, "atan": jnp.arctan}
 BOUNDS = ("clean", "pgd", "single_prop", "ibp", "crown_ibp", "fused")
@@ -61,7 +63,9 @@ class Preset:
     drop: float = 0.1
     momentum: float | None = None  # SGD with Nesterov's momentum in place of Adam
     activation: str = "relu"
-    mean: float | None = None  # subtracted from all pixels, in place of the data's own normalisation
+    mean: float | None = (
+        None  # subtracted from all pixels, in place of the data's own normalisation
+    )
     smooth: bool = False  # the shape of the ramp
     bound: str = "crown_ibp"  # one of BOUNDS
     relaxation: str = "adaptive"  # of its lines

@@ -73,7 +73,10 @@ def test_gradients_of_the_support(p):
     with precision("float64"):
         gradient = jax.jit(jax.vmap(jax.grad(support, (0, 1)), (0, None)))
         balls = [clipped(9, radius, p) for radius in RADII]
-        stacked, row = jax.tree.map(lambda *x: jnp.stack(x), *balls), jnp.asarray(RNG.normal(size=9))
+        stacked, row = (
+            jax.tree.map(lambda *x: jnp.stack(x), *balls),
+            jnp.asarray(RNG.normal(size=9)),
+        )
         of_region, points = gradient(stacked, row)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(of_region))
         zero = gradient(stacked, jnp.zeros(9))
@@ -99,7 +102,9 @@ def test_bounds_of_clipped_balls_contain():
             for bounds in by_every(fn, ball):
                 assert_contains(bounds, values(fn, points), 1e-12, str(key))
         affine = lambda x: W @ (x - x.mean())
-        every = (by_every(affine, region, methods=METHODS[1:]) for region in (ball, lone, ball.clip))
+        every = (
+            by_every(affine, region, methods=METHODS[1:]) for region in (ball, lone, ball.clip)
+        )
         for both, alone, box in zip(*every, strict=True):
             assert (both.upper <= jnp.minimum(alone.upper, box.upper) + 1e-12).all()
             assert (both.upper < jnp.minimum(alone.upper, box.upper) - 1e-3).any()
@@ -109,7 +114,10 @@ def test_a_huge_ball_is_its_clip():
     fn = lambda x: V[:3].astype(x.dtype) @ jax.nn.relu(W.astype(x.dtype) @ x)
     ball = clipped(6, 1e9, 2, "float32")
     for region in (ball, jb.LpBall(ball.center, np.float32(np.inf), 2, ball.clip)):
-        found, box = by_every(fn, region, methods=[jb.crown]), by_every(fn, ball.clip, methods=[jb.crown])
+        found, box = (
+            by_every(fn, region, methods=[jb.crown]),
+            by_every(fn, ball.clip, methods=[jb.crown]),
+        )
         np.testing.assert_allclose(found[0].lower, box[0].lower, rtol=1e-5)
         np.testing.assert_allclose(found[0].upper, box[0].upper, rtol=1e-5)
 
@@ -123,7 +131,9 @@ def test_forward_bounds_in_parts():
         lone = jb.LpBall(ball.center, ball.radius, 2)
         whole, parts = lbp(ball), lbp(ball, chunk_size=4)
         hidden = jax.jit(lambda r: support(r, jnp.asarray(V)))
-        assert (parts.lower <= whole.lower + 1e-12).all() and (whole.upper <= parts.upper + 1e-12).all()
+        assert (parts.lower <= whole.lower + 1e-12).all() and (
+            whole.upper <= parts.upper + 1e-12
+        ).all()
         assert (hidden(ball) <= hidden(lone)).all()
         inside = samples(lone, 4000)
     inside = inside[((ball.clip.lower <= inside) & (inside <= ball.clip.upper)).all(1)]

@@ -36,7 +36,9 @@ def test_a_linear_function(p):
         dual = {1: np.inf, 2: 2, np.inf: 1}[p]
         slopes = np.linalg.norm(A[label] - A[others], dual, axis=1)
         exact = ((logits[label] - logits[others]) / slopes).min()
-        find = jax.jit(lambda x: jb.certified_radius(lambda z: A @ z, x, label, p=p, method=jb.crown_ibp))
+        find = jax.jit(
+            lambda x: jb.certified_radius(lambda z: A @ z, x, label, p=p, method=jb.crown_ibp)
+        )
         found = find(x)
         assert exact / 1.0005 <= found <= exact * (1 + 1e-12)
 
@@ -102,7 +104,9 @@ def test_one_target():
 
     every = jax.vmap(jax.vmap(against, (None, None, 0)), (0, 0, None))
     all_others = jax.vmap(functools.partial(jb.certified_radius, network, method=jb.crown_ibp))
-    found, together = jax.jit(lambda x, y: (every(x, y, jnp.arange(3)), all_others(x, y)))(x, labels)
+    found, together = jax.jit(lambda x, y: (every(x, y, jnp.arange(3)), all_others(x, y)))(
+        x, labels
+    )
     assert (jnp.take_along_axis(found, labels[:, None], 1) == 0).all()  # against itself
     of_others = jnp.where(jnp.arange(3)[None] == labels[:, None], jnp.inf, found)
     np.testing.assert_allclose(of_others.min(1), together, rtol=1e-5)
