@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxbound import networks, training
@@ -29,7 +30,19 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "cnn7_bn": networks.cnn7_bn,
     "wide_resnet8": networks.wide_resnet8,
     "resnext": networks.resnext,
+    **{  # of CNN-Cert
+        f"cnn_{layers}layer_{features}": functools.partial(networks.plain_cnn, layers, features)
+        for layers in range(2, 9)
+        for features in (5, 10, 20)
+    },
+    "cnn_4layer_5_bn": functools.partial(networks.plain_cnn, 4, 5, batch_norm=True),
+    "lenet": networks.LeNet,
+    "lenet_nopool": functools.partial(networks.LeNet, pool=False),
+    **{
+        f"resnet-{depth}": functools.partial(networks.pooled_resnet, depth) for depth in range(2, 6)
+    },
 }
+ACTIVATIONS = {"relu": nn.relu, "sigmoid": nn.sigmoid, "tanh": nn.tanh, "atan": jnp.arctan}
 BOUNDS = ("clean", "pgd", "single_prop", "ibp", "crown_ibp", "fused")
 
 
@@ -48,6 +61,11 @@ class Preset:
     ramp_start: float  # epochs at eps = 0; with ParamRamp a whole number: then its kinks are set
     ramp_length: float  # epochs from eps = 0 to eps_train
     drop: float = 0.1
+    momentum: float | None = None  # SGD with Nesterov's momentum in place of Adam
+    activation: str = "relu"
+    mean: float | None = (
+        None  # subtracted from all pixels, in place of the data's own normalisation
+    )
     smooth: bool = False  # the shape of the ramp
     bound: str = "crown_ibp"  # one of BOUNDS
     relaxation: str = "adaptive"  # of its lines
@@ -107,7 +125,9 @@ class Preset:
     def optimiser(self, steps_per_epoch: int) -> optax.GradientTransformation:
         updates = steps_per_epoch / self.accumulate
         drops = {round(epoch * updates): self.drop for epoch in self.drops}
-        parts = [optax.adam(optax.piecewise_constant_schedule(self.learning_rate, drops))]
+        rate = optax.piecewise_constant_schedule(self.learning_rate, drops)
+        sgd = self.momentum is not None
+        parts = [optax.sgd(rate, self.momentum, nesterov=True) if sgd else optax.adam(rate)]
         if self.clip_norm is not None:
             parts.insert(0, optax.clip_by_global_norm(self.clip_norm))
         if self.eta is not None:
@@ -118,6 +138,8 @@ class Preset:
 
     def model(self, classes: int) -> nn.Module:
         options: dict[str, Any] = {"kernel_init": networks.ibp_init} if self.ibp_init else {}
+        if self.activation != "relu":
+            options["activation"] = ACTIVATIONS[self.activation]
         if self.eta is not None:
             options["activation"] = functools.partial(networks.ramp, eta=self.eta)
         return NETWORKS[self.network](classes=classes, **options)
@@ -195,6 +217,23 @@ _DIGITS = Preset(
     lbp_images=10_000,
 )
 
+# Boopathy et al., CNN-Cert (arXiv:1811.12395): plain training.
+_CNN_CERT = Preset(
+    dataset="mnist",
+    network="cnn_4layer_5",
+    epochs=10,
+    batch_size=128,
+    learning_rate=1e-3,
+    drops=(),
+    eps_train=0.1,  # eps stays 0: the ramp would begin at the end
+    eps_test=(),
+    ramp_start=10,
+    ramp_length=1,
+    bound="clean",
+    kappa=None,
+    mean=0.5,
+)
+
 PRESETS = {
     # The ramp lasts to the end, so that only one loss is compiled.
     "smoke": dataclasses.replace(
@@ -225,6 +264,13 @@ PRESETS = {
         augment=2,
         clip_norm=10.0,
         lbp_images=64,
+    ),
+    "cnn_cert": _CNN_CERT,
+    "cnn_cert_lenet": dataclasses.replace(
+        _CNN_CERT, network="lenet", learning_rate=0.01, momentum=0.9
+    ),
+    "cnn_cert_digits": dataclasses.replace(
+        _CNN_CERT, dataset="digits", network="cnn_3layer_5", epochs=60, ramp_start=60, batch_size=64
     ),
     "mnist_small_clean": dataclasses.replace(_MNIST_SMALL, bound="clean", validation=0),
     "mnist_small_pgd": dataclasses.replace(

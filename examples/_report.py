@@ -52,12 +52,17 @@ def rows(evaluation: training.Evaluation) -> dict[str, str]:
 
 
 def write_csv(path: str, evaluations: dict[float, training.Evaluation]) -> None:
-    """A row for every radius and class, the first of all classes; writes all of it or nothing."""
+    """A row for every radius and class, the first of all classes."""
     lines = [
         {"eps": eps, "class": label} | flat(part)
         for eps, evaluation in evaluations.items()
         for label, part in with_classes(evaluation)
     ]
+    write_lines(path, lines)
+
+
+def write_lines(path: str, lines: Sequence[dict[str, Any]]) -> None:
+    """Lines of the same columns as CSV; writes all of it or nothing."""
     with open(path + ".tmp", "w", newline="") as file:
         writer = csv.DictWriter(file, lines[0])
         writer.writeheader()

@@ -8,13 +8,14 @@ import os
 import shutil
 import sys
 import time
+from typing import Any, NamedTuple
 
 import _data
 import _report
 import _train
 import jax
 import numpy as np
-from _presets import BOUNDS, NETWORKS, PRESETS, Preset
+from _presets import ACTIVATIONS, BOUNDS, NETWORKS, PRESETS, Preset
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -28,9 +29,8 @@ METHODS = {
 }
 
 
-def parse(
-    arguments: list[str] | None = None, preset: str = "smoke", description: str | None = None
-) -> argparse.Namespace:
+def make_parser(preset: str, description: str | None) -> argparse.ArgumentParser:
+    """The options of every run; those of one script alone are added to it."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--preset", choices=PRESETS, help=f"default: {preset}")
     parser.add_argument("--dataset", choices=_data.DATASETS, help="default: the preset's")
@@ -40,14 +40,20 @@ def parse(
     parser.add_argument("--overwrite", action="store_true", help="discard the run in --out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--network", choices=NETWORKS)
+    parser.add_argument("--activation", choices=ACTIVATIONS)
     parser.add_argument("--bound", choices=BOUNDS, help="of the training loss")
     parser.add_argument("--epochs", type=int, help="stretches or shortens all schedules alike")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--test-images", type=int, help="certify only the first so many")
-    args = parser.parse_args(arguments)
-    args.default = preset
-    return args
+    parser.set_defaults(default=preset, digits="digits")
+    return parser
+
+
+def parse(
+    arguments: list[str] | None = None, preset: str = "smoke", description: str | None = None
+) -> argparse.Namespace:
+    return make_parser(preset, description).parse_args(arguments)
 
 
 def choose(args: argparse.Namespace, console: Console) -> tuple[str, Preset, _data.Data]:
@@ -55,7 +61,7 @@ def choose(args: argparse.Namespace, console: Console) -> tuple[str, Preset, _da
     name = args.preset or args.default
     dataset = args.dataset or PRESETS[name].dataset
     if args.dataset == "digits" and not args.preset:
-        name = "digits"
+        name = args.digits
     try:
         data = _data.load(dataset, args.data_dir)
     except _data.Unavailable as reason:
@@ -64,9 +70,10 @@ def choose(args: argparse.Namespace, console: Console) -> tuple[str, Preset, _da
         console.rule(f"[bold red]NO {dataset.upper()}")
         console.print(f"[bold]{reason}.", highlight=False)
         console.rule("[bold red]going on with scikit-learn's handwritten DIGITS")
-        name, data = args.preset or "digits", _data.digits()
+        name, data = args.preset or args.digits, _data.digits()
     preset = PRESETS[name] if args.epochs is None else PRESETS[name].scaled(args.epochs)
-    given = {k: getattr(args, k) for k in ("network", "bound", "batch_size", "learning_rate")}
+    names = ("network", "activation", "bound", "batch_size", "learning_rate")
+    given = {k: getattr(args, k) for k in names}
     return name, dataclasses.replace(preset, **{k: v for k, v in given.items() if v}), data
 
 
@@ -163,37 +170,57 @@ def draw(path: str, title: str, net, variables, preset: Preset, history, x, y) -
     _report.plot_run(path, title, history, x, y, clean, bounds)
 
 
-def main(arguments: list[str] | None = None, preset: str = "smoke", description=None) -> dict:
-    args, console, started = parse(arguments, preset, description), Console(), time.monotonic()
+class Trained(NamedTuple):
+    """What a run's training leaves: where, from what, and what is to be certified."""
+
+    out: str
+    title: str
+    config: dict[str, Any]
+    recipe: Preset
+    data: _data.Data
+    net: _train.Classifier
+    variables: Any
+    history: list[dict[str, float]]
+    seconds: float
+
+
+def trained(args: argparse.Namespace, console: Console) -> Trained:
+    """Opens a run, trains, and keeps the chosen weights."""
+    started = time.monotonic()
     name, recipe, data = choose(args, console)
     out = args.out or os.path.join("runs", f"{name}-{data.name}-{args.seed}")
     console.print(f"{name} on {data}, {jax.default_backend()}; writing to {out}", highlight=False)
     fields = json.loads(json.dumps(dataclasses.asdict(recipe)))
     config = {"preset": name, "recipe": fields, "data": str(data), "dataset": data.name}
-    checkpoints = open_run(args, out, config | {"seed": args.seed})
+    config |= {"seed": args.seed}
+    checkpoints = open_run(args, out, config)
     state, history = train(recipe, data, args.seed, checkpoints, console)
-    trained = time.monotonic() - started
-    net, count = _train.classifier(recipe, data), args.test_images
-    variables, selection = _train.chosen(recipe, state)
+    seconds = time.monotonic() - started
+    net, (variables, selection) = _train.classifier(recipe, data), _train.chosen(recipe, state)
     weights = os.path.join(out, "weights.npz")
     _train.save_weights(weights, variables)
     variables = _train.load_weights(weights)  # what is certified is what is kept
-    x, y = data.x_test[:count].astype(np.float32) / 255, data.y_test[:count]
-    evaluations = certify(net, variables, recipe, x, y, console)
+    config |= {"selection": selection, "backend": jax.default_backend()}
     title = f"{name} (seed {args.seed}) on {data}"
-    _report.print_table(console, f"{title}; {selection}", evaluations)
+    return Trained(out, title, config, recipe, data, net, variables, history, seconds)
+
+
+def main(arguments: list[str] | None = None, preset: str = "smoke", description=None) -> dict:
+    args, console, started = parse(arguments, preset, description), Console(), time.monotonic()
+    run = trained(args, console)
+    out, data, recipe, count = run.out, run.data, run.recipe, args.test_images
+    x, y = data.x_test[:count].astype(np.float32) / 255, data.y_test[:count]
+    evaluations = certify(run.net, run.variables, recipe, x, y, console)
+    _report.print_table(console, f"{run.title}; {run.config['selection']}", evaluations)
     picture = os.path.join(out, "picture.png")
-    draw(picture, title, net, variables, recipe, history, x[:6], y[:6])
-    results = config | {
-        "seed": args.seed,
-        "selection": selection,
-        "backend": jax.default_backend(),
-        "seconds": {"train": trained, "total": time.monotonic() - started},
-        "history": history,
+    draw(picture, run.title, run.net, run.variables, recipe, run.history, x[:6], y[:6])
+    results = run.config | {
+        "seconds": {"train": run.seconds, "total": time.monotonic() - started},
+        "history": run.history,
         "evaluation": {str(eps): result.summary() for eps, result in evaluations.items()},
     }
     _report.write_csv(os.path.join(out, "results.csv"), evaluations)
-    _report.plot_classes(os.path.join(out, "classes.png"), title, evaluations)
+    _report.plot_classes(os.path.join(out, "classes.png"), run.title, evaluations)
     _train.write_json(os.path.join(out, "results.json"), results)
     console.print(f"{time.monotonic() - started:.0f} s in all; {out}/results.json, {picture}")
     return results

@@ -52,7 +52,10 @@ class Classifier:
 
 
 def classifier(preset: Preset, data: Data) -> Classifier:
-    return Classifier(preset.model(data.classes), *data.statistics)
+    mean, std = data.statistics
+    if preset.mean is not None:
+        mean, std = (preset.mean,) * len(mean), (1.0,) * len(mean)
+    return Classifier(preset.model(data.classes), mean, std)
 
 
 def augment(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
@@ -102,7 +105,7 @@ def make_step(net: Classifier, preset: Preset, steps_per_epoch: int, seed: int) 
 
 def make_validation(net: Classifier, preset: Preset, x, y) -> Callable[[Any], float]:
     """The error by IBP at the largest test radius, on images that nothing else is done with."""
-    eps = max(preset.eps_test)
+    eps = max(preset.eps_test, default=0.0)
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0, 0))

@@ -10,8 +10,7 @@ from jax import lax
 
 from jaxbound._interval import lp_ball
 from jaxbound._methods import crown
-from jaxbound._specification import margins as all_margins
-from jaxbound._specification import verified
+from jaxbound._specification import margins, verified
 
 
 def certified_radius(
@@ -22,7 +21,6 @@ def certified_radius(
     p=jnp.inf,
     method: Callable[..., Any] = crown,
     clip=None,
-    margins: Callable[[Any, Any], Any] = all_margins,
     limits: tuple[float, float] = (1e-5, 10.0),
     steps: int = 15,
 ):
@@ -34,14 +32,14 @@ def certified_radius(
     method may certify a radius and not a smaller one (which the larger one proves).
 
     Args:
-      fn: one example ``[...]`` -> logits ``[K]`` (a batch is `jax.vmap`).
+      fn: one example ``[...]`` -> logits ``[K]`` (a batch is `jax.vmap`). Against one target class
+        t, be it random, the least likely or the runner-up: ``lambda z: fn(z)[jnp.array([label, t])]``
+        with the label 0.
       x: floating-point array, the centre of the balls.
       label: integer scalar, the class to certify; may be traced.
       p: the norm, a number >= 1 or ``inf``.
       method: `ibp`, `lbp`, `crown` or the like, or a `functools.partial` of one.
       clip: optional pair of limits of the input domain, as of `lp_ball`; z lies between them.
-      margins: ``(logits, label)`` -> what has to be positive, ``[J]``. By default the margins over all
-        other classes; for one target, ``lambda z, y: z[y] - z[target][None]``.
       limits: the smallest and the largest radius to try, in the units of ``x``.
       steps: bisections after the two limits.
 
@@ -69,6 +67,8 @@ def certified_radius(
         raise ValueError(f"steps is {steps!r}; expected an integer >= 0")
     x = jnp.asarray(x)
     least, most = (jnp.asarray(limit, x.dtype) for limit in limits)
+    lp_ball(x, least, p, clip)  # raises here, where values can be seen
+    right = verified(margins(fn(x), label))
 
     def step(i, ends):
         best, failed = ends
@@ -77,7 +77,7 @@ def certified_radius(
         # The limits first: at one of them the search then stays if it is the answer.
         radius = jnp.where(i == 0, least, jnp.where(i == 1, failed, middle))
         found = method(lambda z: margins(fn(z), label), lp_ball(x, radius, p, clip))
-        ok = verified(found)
+        ok = right & verified(found)
         return jnp.where(ok, radius, best), jnp.where(ok, failed, radius)
 
     return lax.fori_loop(0, steps + 2, step, (jnp.zeros((), x.dtype), most))[0]

@@ -129,6 +129,47 @@ def test_a_benchmark_reads_the_run(straight, npz, monkeypatch):
     assert 1 - row.verified / 40 == pytest.approx(evaluation["verified_error"]["IBP"])
 
 
+def test_certified_radii(npz, tmp_path):
+    """CNN-Cert's table: every certificate lies below the attack, the attack's radius is that of a point."""
+    cnn_cert, out = importlib.import_module("cnn_cert"), tmp_path / "run"
+    sizes = [
+        "--epochs",
+        "2",
+        "--batch-size",
+        "16",
+        "--network",
+        "cnn_2layer_5",
+        "--test-images",
+        "3",
+    ]
+    data = ["--dataset", "cifar10", "--data-dir", npz, "--out", str(out), "--target", "runner-up"]
+    results = cnn_cert.main([*sizes, *data, "--norms", "2", "--methods", "IBP", "CROWN"])
+    (found,) = results["found"].values()
+    ibp, crown, attack = (np.array(found[name]["radii"]) for name in ("IBP", "CROWN", "PGD"))
+    assert results["contradictions"] == 0 and results["images"] == 3
+    assert (0 < ibp).all() and (ibp < 1.001 * crown).all() and (crown < attack).all()
+    assert (attack < 10).all()
+    with open(out / "results.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [line["method"] for line in table] == ["IBP", "CROWN", "PGD"]
+    assert float(table[1]["average radius"]) == pytest.approx(crown.mean())
+    assert (out / "radii.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((out / "results.json").read_text())["found"] == results["found"]
+
+
+def test_targets():
+    """Of ten classes by falling logits: the last, the second, or one between the third and the ninth."""
+    with_targets = importlib.import_module("cnn_cert").with_targets
+    logits = np.random.default_rng(0).normal(size=(200, 10))
+    order = np.argsort(-logits)
+    assert (with_targets(logits, "least", 0) == order[:, [0, 9]]).all()
+    assert (with_targets(logits, "runner-up", 0) == order[:, [0, 1]]).all()
+    assert (with_targets(logits, "all", 0) == order).all()
+    label, target = with_targets(logits, "random", 0).T
+    places = (order == target[:, None]).argmax(1)
+    assert (label == order[:, 0]).all() and set(places) == set(range(2, 9))
+
+
 def test_a_killed_run_resumes_bit_for_bit(straight, npz, environment, tmp_path):
     expected, _ = straight
     out = tmp_path / "run"

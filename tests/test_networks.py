@@ -315,3 +315,23 @@ def test_momentum_one_is_refused():
     variables = Frozen().init(jax.random.key(0), images)
     with pytest.raises(ValueError, match="momentum 1"):
         networks.clean_pass(Frozen(), variables, images)
+
+
+def test_networks_of_cnn_cert():
+    """Their hidden sizes, as published."""
+    image = jnp.zeros((1, 28, 28, 1))
+
+    def sizes(net):
+        filters = lambda module, name: name == "__call__" and isinstance(module, nn.Conv)
+        init = lambda x: net.init_with_output(
+            jax.random.key(0), x, capture_intermediates=filters, mutable=True
+        )[1]["intermediates"]
+        return [int(np.prod(of.shape)) for of in jax.tree.leaves(jax.eval_shape(init, image))]
+
+    assert sizes(networks.plain_cnn(8, 5)) == [3380, 2880, 2420, 2000, 1620, 1280, 980]
+    assert sizes(networks.plain_cnn(2, 20)) == [4 * 3380]
+    assert sizes(networks.LeNet()) == [28 * 28 * 6, 10 * 10 * 16]
+    assert sizes(networks.LeNet(pool=False)) == [28 * 28 * 6, 24 * 24 * 16]
+    # Two convolutions a block, and one for the shortcut where the size changes.
+    assert sorted(sizes(networks.pooled_resnet(3))) == [7 * 7 * 16] * 3 + [14 * 14 * 8] * 5
+    assert len(sizes(networks.pooled_resnet(5))) == 2 * 5 + 2

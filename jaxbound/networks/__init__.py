@@ -7,6 +7,10 @@ package, which needs Flax.
 
 from jaxbound.networks._clean_pass import CleanPass as CleanPass
 from jaxbound.networks._clean_pass import clean_pass as clean_pass
+from jaxbound.networks._cnn_cert import LeNet as LeNet
+from jaxbound.networks._cnn_cert import PooledResNet as PooledResNet
+from jaxbound.networks._cnn_cert import plain_cnn as plain_cnn
+from jaxbound.networks._cnn_cert import pooled_resnet as pooled_resnet
 from jaxbound.networks._initializers import ibp_init as ibp_init
 from jaxbound.networks._modules import BlockSpec as BlockSpec
 from jaxbound.networks._modules import ConvNet as ConvNet

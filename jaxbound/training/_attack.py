@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import jaxbound as jb
 
 Logits = Callable[[jax.Array], jax.Array]  # one example -> [classes]
+Region = jb.Interval | jb.LpBall
 
 
 class Attack(NamedTuple):
-    """The worst point found in the box, and its margins `[K-1]`; one <= 0 is a success."""
+    """The worst point found in the region, and its margins `[K-1]`; one <= 0 is a success."""
 
     x: jax.Array
     margins: jax.Array
@@ -22,7 +23,7 @@ class Attack(NamedTuple):
 
 def pgd(
     fn: Logits,
-    box: jb.Interval,
+    region: Region,
     label: jax.Array,
     key: jax.Array,
     *,
@@ -30,20 +31,21 @@ def pgd(
     restarts: int = 1,
     step_size: float = 0.25,
 ) -> Attack:
-    """Searches `box` for a point that `fn` classifies wrongly; never leaves the box.
+    """Searches `region` for a point that `fn` classifies wrongly; never leaves the region.
 
-    Signed gradient steps on the smallest margin; the step shrinks tenfold after half and after
-    three quarters of the steps. The first start is the centre of the box, the others are uniform. A
-    bound and the attack enclose the truth: `lower <= min over the box <= margins`.
+    Steps on the smallest margin, steepest in the region's norm: signed gradients in a box. The step
+    shrinks tenfold after half and after three quarters of the steps. The first start is the centre,
+    the others are uniform in a box (and drawn into a ball). A bound and the attack enclose the truth:
+    `lower <= min over the region <= margins`.
 
     Args:
       fn: one example `[...]` -> logits `[K]`.
-      box: the points allowed.
+      region: the points allowed, a `jb.Interval` or a `jb.LpBall`.
       label: the true class, an integer scalar.
       key: randomness of the starts.
       steps: gradient steps of each start.
       restarts: number of starts, one after another: memory does not grow with them.
-      step_size: first step, in radii of the box.
+      step_size: first step, in radii of the region.
 
     Returns:
       The worst `Attack` of all starts and steps.
@@ -61,11 +63,11 @@ def pgd(
     """
     if restarts < 1:
         raise ValueError(f"restarts must be at least 1, not {restarts}")
-    sizes = jnp.array(step_sizes(steps, step_size), box.dtype)
+    sizes = jnp.array(step_sizes(steps, step_size), region.dtype)
 
     def attack(restart) -> Attack:
-        walk = start_walk(fn, box, label, key, restart)
-        advance = lambda i, walk: move(fn, box, label, walk, sizes[i])
+        walk = start_walk(fn, region, label, key, restart)
+        advance = lambda i, walk: move(fn, region, label, walk, sizes[i])
         # XLA:CPU is slow in loops: short ones are written out.
         return jax.lax.fori_loop(0, steps + 1, advance, walk, unroll=steps < 10).worst
 
@@ -83,35 +85,58 @@ class Walk(NamedTuple):
 
 
 def step_sizes(steps: int, first: float) -> list[float]:
-    """Step sizes in radii of the box; the last, 0, only looks at where the walk ended."""
+    """Step sizes in radii of the region; the last, 0, only looks at where the walk ended."""
     tenths = [(2 * i >= steps) + (4 * i >= 3 * steps) for i in range(steps)]
     return [first * 0.1**tenth for tenth in tenths] + [0.0]
 
 
-def start_walk(fn: Logits, box: jb.Interval, label, key: jax.Array, restart) -> Walk:
-    """A start at the centre of the box for restart 0, uniform in it for the others."""
-    uniform = jax.random.uniform(jax.random.fold_in(key, restart), box.shape, box.dtype)
+def start_walk(fn: Logits, region: Region, label, key: jax.Array, restart) -> Walk:
+    """A start at the centre of the region for restart 0, random for the others."""
+    uniform = jax.random.uniform(jax.random.fold_in(key, restart), region.shape, region.dtype)
     share = jnp.where(restart == 0, 0.5, uniform)
-    x = _project(box.lower + share * (box.upper - box.lower), box)
+    if isinstance(region, jb.Interval):
+        x = _project(region.lower + share * (region.upper - region.lower), region)
+    else:
+        x = _project(region.center + (2 * share - 1) * region.radius, region)
     margins = jax.eval_shape(lambda x: jb.margins(fn(x), label), x)
     return Walk(x, Attack(x, jnp.full(margins.shape, jnp.inf, margins.dtype)))
 
 
-def move(fn: Logits, box: jb.Interval, label, walk: Walk, step_size: jax.typing.ArrayLike) -> Walk:
-    """Notes the margins where the walk stands; a signed gradient step against the smallest."""
+def move(fn: Logits, region: Region, label, walk: Walk, step_size: jax.typing.ArrayLike) -> Walk:
+    """Notes the margins where the walk stands; a step against the smallest."""
 
     def smallest(x):
         margins = jb.margins(fn(x), label)
         return margins.min(), margins
 
     slope, margins = jax.grad(smallest, has_aux=True)(walk.x)
-    size = step_size * (box.upper - box.lower) / 2
-    there = _project(walk.x - size * jnp.sign(slope), box)
+    there = _project(walk.x - step_size * _steepest(slope, walk.x, region), region)
     return Walk(there, _worse(Attack(walk.x, margins), walk.worst))
 
 
-def _project(x: jax.Array, box: jb.Interval) -> jax.Array:
-    return jnp.clip(x, box.lower, box.upper)
+def _steepest(slope: jax.Array, x: jax.Array, region: Region) -> jax.Array:
+    """Where the slope ascends most, one radius long."""
+    if isinstance(region, jb.Interval):
+        return (region.upper - region.lower) / 2 * jnp.sign(slope)
+    if region.clip is not None:  # the step descends: what is at its end already stays
+        stuck = jnp.where(slope > 0, x <= region.clip.lower, x >= region.clip.upper)
+        slope = jnp.where(stuck, 0, slope)
+    size = jnp.abs(slope) / jnp.maximum(jnp.abs(slope).max(), jnp.finfo(slope.dtype).tiny)
+    # Where Hoelder's inequality is an equality.
+    size = size >= 1 if region.p == 1 else size ** (1 / (region.p - 1))
+    step = jnp.sign(slope) * size
+    return region.radius * step / jnp.maximum(jnp.linalg.norm(step.ravel(), region.p), 1)
+
+
+def _project(x: jax.Array, region: Region) -> jax.Array:
+    """Into the region: by clipping, and towards the centre."""
+    if isinstance(region, jb.Interval):
+        return jnp.clip(x, region.lower, region.upper)
+    if region.clip is not None:
+        x = jnp.clip(x, region.clip.lower, region.clip.upper)
+    far = jnp.linalg.norm((x - region.center).ravel(), region.p)
+    share = jnp.where(far > region.radius, region.radius / jnp.where(far > 0, far, 1), 1)
+    return region.center + share * (x - region.center)
 
 
 def _worse(new: Attack, old: Attack) -> Attack:

@@ -1,0 +1,177 @@
+"""Balls cut by a box: supports against an independent maximum, bounds against samples."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle import METHODS, assert_contains, by_every, precision, samples, values
+
+import jaxbound as jb
+from jaxbound._linear import support
+
+RNG = np.random.default_rng(8)
+W, V = RNG.normal(size=(6, 6)), RNG.normal(size=(6, 6))
+RADII = (0.0, 1e-3, 0.3, 1.0, 4.0, 1e6)
+
+
+def clipped(size, radius, p, dtype="float64"):
+    """A ball in [0, 1], with elements at the faces and fixed ones."""
+    center = np.random.default_rng(size).uniform(size=size).astype(dtype)
+    center[1::4] = 0.0
+    center[2::5] = 1.0
+    fixed = np.arange(size) % 7 == 3
+    ends = (np.where(fixed, center, end).astype(dtype) for end in (0.0, 1.0))
+    return jb.LpBall(center, np.asarray(radius, dtype), p, jb.Interval(*ends))
+
+
+def maximum(ball, c):
+    """``max <c, x>``: filled in order of the coefficients for p = 1, else along the Lagrangian's path."""
+    center, radius, p = np.asarray(ball.center), float(ball.radius), ball.p
+    size = np.abs(c)
+    room = np.where(c > 0, ball.clip.upper - center, center - ball.clip.lower)
+    if p == 1:
+        order = np.argsort(-size)
+        before = np.cumsum(room[order]) - room[order]
+        return c @ center + size[order] @ np.clip(radius - before, 0, room[order])
+    if (room**p).sum() <= radius**p:
+        return c @ center + size @ room
+    move = lambda factor: np.minimum(room, factor * size ** (1 / (p - 1)))
+    low, high = 0.0, 1.0
+    while (move(high) ** p).sum() <= radius**p:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        inside = (move(middle) ** p).sum() <= radius**p
+        low, high = (middle, high) if inside else (low, middle)
+    return c @ center + size @ move(low)
+
+
+@pytest.mark.parametrize("p", [1, 1.3, 2, 5])
+def test_the_support_is_exact(p):
+    sizes = (1, 5, 30)
+    find = jax.jit(jax.vmap(support, (0, None)))
+    for size in sizes:
+        rows = np.random.default_rng(size).normal(size=(6, size))
+        rows[0, ::2], rows[1], rows[2] = 0, np.round(rows[1]), 0
+        rows[3] *= 1e3
+        for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-6)):
+            with precision(dtype):
+                balls = [clipped(size, radius, p, dtype) for radius in RADII]
+                stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *balls)
+                found = np.asarray(find(stacked, rows.astype(dtype)), np.float64)
+            for ball, of_rows in zip(balls, found, strict=True):
+                exact = [maximum(ball, row.astype(dtype).astype(float)) for row in rows]
+                slack = tolerance * np.maximum(1, np.abs(rows).sum(1))
+                assert (np.abs(of_rows - exact) <= slack).all(), (size, ball.radius)
+
+
+@pytest.mark.parametrize("p", [1, 1.3, 2])
+def test_gradients_of_the_support(p):
+    """Finite everywhere; by the coefficients, the point of the region where the maximum is."""
+    with precision("float64"):
+        gradient = jax.jit(jax.vmap(jax.grad(support, (0, 1)), (0, None)))
+        balls = [clipped(9, radius, p) for radius in RADII]
+        stacked, row = (
+            jax.tree.map(lambda *x: jnp.stack(x), *balls),
+            jnp.asarray(RNG.normal(size=9)),
+        )
+        of_region, points = gradient(stacked, row)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(of_region))
+        zero = gradient(stacked, jnp.zeros(9))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(zero))
+    for ball, x in zip(balls, np.asarray(points), strict=True):
+        assert (ball.clip.lower - 1e-9 <= x).all() and (x <= ball.clip.upper + 1e-9).all()
+        assert np.linalg.norm(x - ball.center, p) <= ball.radius * (1 + 1e-6) + 1e-9
+        np.testing.assert_allclose(row @ x, maximum(ball, np.asarray(row)), atol=1e-6)
+
+
+def test_bounds_of_clipped_balls_contain():
+    """All methods on a deep function; no looser than the ball or the box alone."""
+    fn = lambda x: V[:3] @ jnp.tanh(W @ jax.nn.relu(V @ x)) + x[:3] ** 2
+    regions = [(p, radius) for p in (1, 2) for radius in (0.4, 1.5)]
+    with precision("float64"):
+        balls = {key: clipped(6, key[1], key[0]) for key in regions}
+        for key, ball in balls.items():
+            lone = jb.LpBall(ball.center, ball.radius, ball.p)
+            points = samples(lone, 4000)
+            points = points[((ball.clip.lower <= points) & (points <= ball.clip.upper)).all(1)]
+            # Along the way to the centre all stay in the box: convex.
+            assert len(points) > 3, key
+            for bounds in by_every(fn, ball):
+                assert_contains(bounds, values(fn, points), 1e-12, str(key))
+        affine = lambda x: W @ (x - x.mean())
+        every = (
+            by_every(affine, region, methods=METHODS[1:]) for region in (ball, lone, ball.clip)
+        )
+        for both, alone, box in zip(*every, strict=True):
+            assert (both.upper <= jnp.minimum(alone.upper, box.upper) + 1e-12).all()
+            assert (both.upper < jnp.minimum(alone.upper, box.upper) - 1e-3).any()
+
+
+def test_a_huge_ball_is_its_clip():
+    fn = lambda x: V[:3].astype(x.dtype) @ jax.nn.relu(W.astype(x.dtype) @ x)
+    ball = clipped(6, 1e9, 2, "float32")
+    for region in (ball, jb.LpBall(ball.center, np.float32(np.inf), 2, ball.clip)):
+        found, box = (
+            by_every(fn, region, methods=[jb.crown]),
+            by_every(fn, ball.clip, methods=[jb.crown]),
+        )
+        np.testing.assert_allclose(found[0].lower, box[0].lower, rtol=1e-5)
+        np.testing.assert_allclose(found[0].upper, box[0].upper, rtol=1e-5)
+
+
+def test_forward_bounds_in_parts():
+    """Where only shares of the coefficients are seen: sound, no looser than the ball or the box."""
+    fn = lambda x: W[:2] @ jax.nn.relu(V @ x)
+    lbp = jax.jit(functools.partial(jb.lbp, fn), static_argnames="chunk_size")
+    with precision("float64"):
+        ball = clipped(6, 0.8, 2)
+        lone = jb.LpBall(ball.center, ball.radius, 2)
+        whole, parts = lbp(ball), lbp(ball, chunk_size=4)
+        hidden = jax.jit(lambda r: support(r, jnp.asarray(V)))
+        assert (parts.lower <= whole.lower + 1e-12).all() and (
+            whole.upper <= parts.upper + 1e-12
+        ).all()
+        assert (hidden(ball) <= hidden(lone)).all()
+        inside = samples(lone, 4000)
+    inside = inside[((ball.clip.lower <= inside) & (inside <= ball.clip.upper)).all(1)]
+    assert_contains(parts, values(fn, inside), 1e-12)
+
+
+def test_regions_of_different_kinds_together():
+    """A box with radii of its own, a clipped ball, an l1 ball, and an affine image of a box."""
+    turn = jnp.asarray(RNG.normal(size=(6, 2)))
+
+    def fn(a, b, c, z):
+        return jax.nn.relu(V[:3] @ (a + turn.astype(a.dtype) @ z)) * b[:3] - W[:3] @ jnp.tanh(c)
+
+    with precision("float64"):
+        a = jb.linf_ball(jnp.zeros(6), jnp.array([0, 0.1, 0.2, 0, 1, 0.5]))
+        b, c = clipped(6, 0.7, 2), jb.lp_ball(jnp.ones(6), 0.4, 1)
+        z = jb.linf_ball(jnp.zeros(2), 0.3)
+        every = by_every(fn, a, b, c, z)
+    points = [samples(r, 3000)[-3000:] for r in (a, jb.LpBall(b.center, b.radius, 2), c, z)]
+    inside = ((b.clip.lower <= points[1]) & (points[1] <= b.clip.upper)).all(1)
+    points[1] = points[1] if inside.all() else np.resize(points[1][inside], points[1].shape)
+    found = values(lambda *x: fn(*x), *points)
+    for bounds in every:
+        assert_contains(bounds, found, 1e-12)
+
+
+def test_an_affine_image_of_a_box_by_composition():
+    """A rotated box: exact for an affine function of it, as no box around it is."""
+    turn = jnp.array([[1.0, -1.0], [1.0, 1.0]])
+    found = jb.crown(lambda z: (turn @ z)[0] + (turn @ z)[1], jb.linf_ball(jnp.zeros(2), 1.0))
+    assert found.upper == 2  # 4 over the box around the image
+
+
+def test_lp_ball_by_hand():
+    x = jnp.array([0.9, 0.5])
+    assert isinstance(jb.lp_ball(x, 0.2, np.inf, clip=(0.0, 1.0)), jb.Interval)
+    assert jb.lp_ball(x, 0.2, 2).clip is None
+    many = jax.vmap(lambda x, eps: jb.crown(jnp.sum, jb.lp_ball(x, eps, 1, clip=(0.0, 1.0))))
+    found = many(jnp.stack([x, x]), jnp.array([0.0, 0.5]))
+    np.testing.assert_allclose(found.upper, [1.4, 1.9], rtol=1e-6)
+    np.testing.assert_allclose(found.lower, [1.4, 0.9], rtol=1e-6)
