@@ -26,6 +26,7 @@ LAYERS = [
     {"_recognise"},
     {"_graph"},
     {"_convolution", "_curves", "_arithmetic"},
+    {"_planes"},
     {"_interval_rules", "_linear_rules", "_relaxations"},
     {"_errors", "_exactness", "_windows", "_chunks"},
     {"_places"},
