@@ -53,7 +53,6 @@ def _inline(
 
     for eqn in closed.jaxpr.eqns:
         operands = [get(atom) for atom in eqn.invars]
-        uncertain = tuple(atom.uncertain for atom in operands)
         where = "/".join(filter(None, (layer, str(eqn.source_info.name_stack))))
         # A rewritten equation stands where the original one did.
         origins = (eqn.source_info, *sources) if own else sources
@@ -66,18 +65,19 @@ def _inline(
             called = own and eqn.primitive.name in CALLS
             outs = _inline(body, operands, where, origins, equations, own=called)
         else:
-            outs = [
-                Var(v.aval.shape, getattr(v.aval, "dtype", None), any(uncertain))
-                for v in eqn.outvars
-            ]
-            primitive, params = _opaque(eqn) if not any(uncertain) else (eqn.primitive, eqn.params)
-            equations.append(
-                Equation(primitive, tuple(operands), tuple(outs), params, where, origins)
-            )
+            equations.append(_equation(eqn, operands, where, origins))
+            outs = equations[-1].outputs
         env.update(zip(eqn.outvars, outs, strict=True))
         if key is not None:
             made[key] = outs
     return [get(atom) for atom in closed.jaxpr.outvars]
+
+
+def _equation(eqn, operands: Sequence[Atom], layer: str, sources: tuple[Any, ...]) -> Equation:
+    uncertain = any(atom.uncertain for atom in operands)
+    outs = (Var(v.aval.shape, getattr(v.aval, "dtype", None), uncertain) for v in eqn.outvars)
+    primitive, params = (eqn.primitive, eqn.params) if uncertain else _opaque(eqn)
+    return Equation(primitive, tuple(operands), tuple(outs), params, layer, sources)
 
 
 def _key(eqn, operands: Sequence[Atom]):
