@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives as jp
 
-from jaxbound._interval import Interval
+from jaxbound._interval import Interval, intersect
 
 
 def ends(x) -> tuple[Any, Any]:
@@ -157,14 +158,18 @@ def same_multiple(x: Interval, y):
 
 
 def bilinear(primitive, radius):
-    """The product of the centres, ``+- radius(x, y)``."""
+    """The product of the centres, ``+- radius(x, y)``; of two uncertain operands, also by their signs."""
 
     def bound(x, y, **params):
         if jnp.issubdtype(jnp.result_type(ends(x)[0]), jnp.integer):
             return _product_of_integers(primitive, x, y, params)
         center = primitive.bind(_midpoint(x)[0], _midpoint(y)[0], **params)
         r = radius(x, y, **params)
-        return Interval(center - r, center + r)
+        found = Interval(center - r, center + r)
+        if not (isinstance(x, Interval) and isinstance(y, Interval)):
+            return found
+        product = functools.partial(primitive.bind, **params)
+        return intersect(found, Interval(*_by_signs(product, x, y)))
 
     return bound
 
@@ -187,6 +192,16 @@ def _product_of_integers(primitive, x, y, params):
     whole = any_integer(low)
     inside = size <= 0.99 * jnp.iinfo(low.dtype).max
     return Interval(jnp.where(inside, low, whole.lower), jnp.where(inside, high, whole.upper))
+
+
+def _by_signs(product, x: Interval, y: Interval):
+    """Ends of ``product``, by those of the positive and negative parts of both: exact unless both change sign."""
+    (xl, xu), (yl, yu) = (
+        [(jnp.maximum(end, 0), jnp.minimum(end, 0)) for end in ends(z)] for z in (x, y)
+    )
+    least = ((xl[0], yl[0]), (xu[0], yl[1]), (xl[1], yu[0]), (xu[1], yu[1]))
+    most = ((xu[0], yu[0]), (xl[0], yu[1]), (xu[1], yl[0]), (xl[1], yl[1]))
+    return tuple(sum(product(a, b) for a, b in pairs) for pairs in (least, most))
 
 
 def bilinear_radius(primitive):

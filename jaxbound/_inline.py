@@ -140,6 +140,13 @@ def _aval(atom: Atom) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(jnp.shape(atom.value), jnp.result_type(atom.value))
 
 
+def _equation(eqn, operands: Sequence[Atom], layer: str, sources: tuple[Any, ...]) -> Equation:
+    uncertain = any(atom.uncertain for atom in operands)
+    outs = (Var(v.aval.shape, getattr(v.aval, "dtype", None), uncertain) for v in eqn.outvars)
+    primitive, params = (eqn.primitive, eqn.params) if uncertain else _opaque(eqn)
+    return Equation(primitive, tuple(operands), tuple(outs), params, layer, sources)
+
+
 def _key(eqn, operands: Sequence[Atom]):
     """What an equation on uncertain values computes; None: it cannot be compared."""
     key = (eqn.primitive, *operands, *eqn.params.items())

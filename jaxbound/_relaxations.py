@@ -29,6 +29,11 @@ kinked: frozenset[Any] = frozenset(
     {jp.abs_p, jp.max_p, jp.min_p, program.leaky_relu, program.ramp, program.clip}
 )
 
+# Those that are not defined everywhere: lines through an operand's bounds may leave the domain, intervals seldom do.
+partial: frozenset[Any] = frozenset(
+    {jp.log_p, jp.log1p_p, jp.sqrt_p, jp.rsqrt_p, jp.integer_pow_p, jp.pow_p}
+)
+
 
 def check_kind(kind: str) -> None:
     """Raises unless ``kind`` is among `KINDS`."""

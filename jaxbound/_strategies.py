@@ -13,7 +13,7 @@ from jaxbound._ibp import interval_step
 from jaxbound._interval import Interval, LpBall, intersect, outward, supersede
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Var
-from jaxbound._relaxations import elementwise
+from jaxbound._relaxations import elementwise, partial
 from jaxbound._rows import (
     Finish,
     Walk,
@@ -37,19 +37,27 @@ def keep(walk: Walk, var: Var) -> Interval:
 
 
 def forward(walk: Walk, var: Var) -> Interval:
-    return supersede(walk.env[var], walk.forward.interval(var))
+    return _update(walk, var, walk.forward.interval(var))
 
 
 def backward(walk: Walk, var: Var) -> Interval:
     known, ends, count = walk.env[var], by_windows(walk, var, together), walk.capacity(var)
     if count is None:
-        return supersede(known, concretized(ends, var))
+        return _update(walk, var, concretized(ends, var))
     here = jnp.nonzero(undecided(walk, var), size=min(count, var.size), fill_value=var.size)[0]
     lower, upper = (
         end.ravel().at[here].set(new, mode="drop").reshape(var.shape)
         for end, new in zip((known.lower, known.upper), ends.some(here), strict=True)
     )
-    return supersede(known, outward(lower, upper))
+    return _update(walk, var, outward(lower, upper))
+
+
+def _update(walk: Walk, var: Var, found: Interval) -> Interval:
+    """What is found replaces the interval; where a function's domain may end, both count."""
+    ends = any(
+        eqn.primitive in partial and var in eqn.moving.values() for eqn in walk.graph.equations
+    )
+    return (intersect if ends else supersede)(walk.env[var], found)
 
 
 def undecided(walk: Walk, var: Var) -> Any:
