@@ -98,17 +98,12 @@ class _Program:
             return None
         return call(functools.partial(simpler, **eqn.params), *operands)
 
-    def _appended(self, eqn, operands: list[Atom], where, origins) -> list[Var]:
-        known = not any(atom.uncertain for atom in operands)
-        avals = [v.aval for v in eqn.outvars]
-        outs = [Var(a.shape, getattr(a, "dtype", None), not known) for a in avals]
-        primitive, params = _opaque(eqn) if known else (eqn.primitive, eqn.params)
-        if known and all(self._is_fixed(atom) for atom in operands):
-            self._fixed |= dict.fromkeys(outs, len(self.equations))
-        self.equations.append(
-            Equation(primitive, tuple(operands), tuple(outs), params, where, origins)
-        )
-        return outs
+    def _appended(self, eqn, operands: list[Atom], where, origins) -> list[Atom]:
+        found = _equation(eqn, operands, where, origins)
+        if not found.moving and all(map(self._is_fixed, operands)):
+            self._fixed |= dict.fromkeys(found.outputs, len(self.equations))
+        self.equations.append(found)
+        return list(found.outputs)
 
     def _is_fixed(self, atom: Atom) -> bool:
         if isinstance(atom, Constant):
