@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -77,11 +78,28 @@ def bilinear(primitive, radius):
     """The product of the centres, ``+- radius(x, y)``."""
 
     def bound(x, y, **params):
+        if not all(
+            jnp.issubdtype(jnp.result_type(end), jnp.floating) for end in (*ends(x), *ends(y))
+        ):
+            return _by_signs(functools.partial(primitive.bind, **params), x, y)
         center = primitive.bind(_midpoint(x)[0], _midpoint(y)[0], **params)
         r = radius(x, y, **params)
         return Interval(center - r, center + r)
 
     return bound
+
+
+def _by_signs(product, x, y):
+    """Of integers, which have no centre: products of the parts above and below 0 are monotone."""
+    above, below = ([op(end, 0) for end in ends(x)] for op in (jnp.maximum, jnp.minimum))
+    over, under = ([op(end, 0) for end in ends(y)] for op in (jnp.maximum, jnp.minimum))
+    pairs = [  # which end of each part gives the least value; the other ones give the greatest
+        (above, 0, over, 0), (above, 1, under, 0), (below, 0, over, 1), (below, 1, under, 1),
+    ]  # fmt: skip
+    return Interval(
+        sum(product(a[i], b[j]) for a, i, b, j in pairs),
+        sum(product(a[1 - i], b[1 - j]) for a, i, b, j in pairs),
+    )
 
 
 def bilinear_radius(primitive):
@@ -167,9 +185,11 @@ def select_n(which, *cases, **params):
         return Interval(
             jp.select_n_p.bind(which, *lower, **params), jp.select_n_p.bind(which, *upper, **params)
         )
-    # Every case that the predicate may choose contributes its ends.
+    # Every case that the predicate may choose contributes its ends; the first of them starts.
     first, last = (jnp.asarray(end, jnp.int32) for end in ends(which))
-    lower, upper = jnp.inf, -jnp.inf
+    lower, upper = (
+        jp.select_n_p.bind(which.lower, *end) for end in zip(*map(ends, cases), strict=True)
+    )
     for index, case in enumerate(cases):
         possible = (first <= index) & (index <= last)
         lower = jnp.where(possible, jnp.minimum(lower, ends(case)[0]), lower)

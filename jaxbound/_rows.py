@@ -66,7 +66,8 @@ def relaxing(env: dict[Var, Any], kind: str) -> Callable[[Equation], Relaxation]
     def relax(eqn: Equation) -> Relaxation:
         image = [env[out] for out in eqn.outputs]
         rule = relaxations.get(eqn.primitive)
-        if kind == "constant" or rule is None or not image[0].lower.size:
+        real = all(var.is_float for var in (*eqn.outputs, *eqn.moving.values()))
+        if kind == "constant" or rule is None or not real or not image[0].lower.size:
             return constant_relaxation(image)
         operands = (read(env, atom) for atom in eqn.inputs)
         return rule(*operands, image=image[0], kind=kind, **eqn.params)
