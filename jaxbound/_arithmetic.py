@@ -161,47 +161,42 @@ def bilinear(primitive, radius):
     """The product of the centres, ``+- radius(x, y)``; of two uncertain operands, also by their signs."""
 
     def bound(x, y, **params):
-        if jnp.issubdtype(jnp.result_type(ends(x)[0]), jnp.integer):
-            return _product_of_integers(primitive, x, y, params)
+        if not jnp.issubdtype(jnp.result_type(ends(x)[0]), jnp.floating):
+            return _exact_product(primitive, x, y, params)
         center = primitive.bind(_midpoint(x)[0], _midpoint(y)[0], **params)
         r = radius(x, y, **params)
         found = Interval(center - r, center + r)
         if not (isinstance(x, Interval) and isinstance(y, Interval)):
             return found
-        product = functools.partial(primitive.bind, **params)
-        return intersect(found, Interval(*_by_signs(product, x, y)))
+        return intersect(found, _by_signs(functools.partial(primitive.bind, **params), x, y))
 
     return bound
 
 
-def _product_of_integers(primitive, x, y, params):
-    """By the sign of the known factor, unless the sums may leave the type."""
+def _exact_product(primitive, x, y, params):
+    """Of truth values, and of integers: by their signs, unless the sums may leave the type."""
+    product = functools.partial(primitive.bind, **params)
     (xl, xu), (yl, yu) = ends(x), ends(y)
-    if isinstance(x, Interval) and isinstance(y, Interval):
-        return any_integer(primitive.bind(xl, yl, **params))
-
-    def lowest(xl, xu, yl, yu):
-        parts = [[part(end, 0) for part in (jnp.maximum, jnp.minimum)] for end in (xl, yl)]
-        (xp, xn), (yp, yn) = parts
-        first, second = ((xl, yp), (xu, yn)) if isinstance(x, Interval) else ((xp, yl), (xn, yu))
-        return primitive.bind(*first, **params) + primitive.bind(*second, **params)
-
-    low, high = lowest(xl, xu, yl, yu), lowest(xu, xl, yu, yl)
+    if xl.dtype == bool:
+        return Interval(product(xl, yl), product(xu, yu))
+    found = _by_signs(product, x, y)
     sizes = (jnp.maximum(*(abs(jnp.asarray(end, jnp.float32)) for end in ends(z))) for z in (x, y))
     size = primitive.bind(*sizes, **params | {"preferred_element_type": None})
-    whole = any_integer(low)
-    inside = size <= 0.99 * jnp.iinfo(low.dtype).max
-    return Interval(jnp.where(inside, low, whole.lower), jnp.where(inside, high, whole.upper))
+    whole = any_integer(found.lower)
+    inside = size <= 0.99 * jnp.iinfo(found.dtype).max
+    return Interval(
+        jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
+    )
 
 
-def _by_signs(product, x: Interval, y: Interval):
-    """Ends of ``product``, by those of the positive and negative parts of both: exact unless both change sign."""
+def _by_signs(product, x, y) -> Interval:
+    """By the positive and negative parts of both, whose products are monotone: exact unless both change sign."""
     (xl, xu), (yl, yu) = (
         [(jnp.maximum(end, 0), jnp.minimum(end, 0)) for end in ends(z)] for z in (x, y)
     )
     least = ((xl[0], yl[0]), (xu[0], yl[1]), (xl[1], yu[0]), (xu[1], yu[1]))
     most = ((xu[0], yu[0]), (xl[0], yu[1]), (xu[1], yl[0]), (xl[1], yl[1]))
-    return tuple(sum(product(a, b) for a, b in pairs) for pairs in (least, most))
+    return Interval(*(sum(product(a, b) for a, b in pairs) for pairs in (least, most)))
 
 
 def bilinear_radius(primitive):
@@ -294,3 +289,24 @@ def is_finite(x: Interval) -> Interval:
     """Certain between finite ends, impossible at an infinite point."""
     lower, upper = jnp.isfinite(x.lower), jnp.isfinite(x.upper)
     return Interval(lower & upper, lower | upper | (x.lower < x.upper))
+<<<<<<< HEAD
+=======
+
+
+def select_n(which, *cases, **params):
+    if not isinstance(which, Interval):
+        lower, upper = zip(*map(ends, cases), strict=True)
+        return Interval(
+            jp.select_n_p.bind(which, *lower, **params), jp.select_n_p.bind(which, *upper, **params)
+        )
+    # Every case that the predicate may choose contributes its ends; the first of them starts.
+    first, last = (jnp.asarray(end, jnp.int32) for end in ends(which))
+    lower, upper = (
+        jp.select_n_p.bind(which.lower, *end) for end in zip(*map(ends, cases), strict=True)
+    )
+    for index, case in enumerate(cases):
+        possible = (first <= index) & (index <= last)
+        lower = jnp.where(possible, jnp.minimum(lower, ends(case)[0]), lower)
+        upper = jnp.where(possible, jnp.maximum(upper, ends(case)[1]), upper)
+    return Interval(lower, upper)
+>>>>>>> fuzz

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
 from jaxbound._interval_rules import interval_rules
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Equation, Graph
@@ -35,6 +37,8 @@ def check_supported(graph: Graph) -> None:
 
 def _supported(eqn: Equation) -> bool:
     rule = interval_rules.get(eqn.primitive)
+    if any(jnp.issubdtype(out.dtype, jnp.complexfloating) for out in eqn.outputs):
+        return False  # no order, so no intervals
     return rule is not None and (rule.accepts(eqn.uncertain) or linear_operands(eqn) is not None)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxbound._exactness import LOOSE, affine_ends, exactness
@@ -72,7 +73,8 @@ def undecided(walk: Walk, var: Var) -> Any:
         image = zip(eqn.outputs, interval_step(eqn, walk.env), strict=True)
         lines = dataclasses.replace(walk, env=walk.env | dict(image)).relax(eqn)
         for end in (walk.env[var].lower, walk.env[var].upper):
-            found |= lines.lower(end) != lines.upper(end)
+            (low,), (high,) = (jax.tree.leaves(line(end)) for line in (lines.lower, lines.upper))
+            found |= low != high
     return found.ravel()
 
 

@@ -1,0 +1,68 @@
+"""Random programs by random methods: see tests/programs.py, which also runs for as long as one likes.
+
+JAXBOUND_MINUTES=20 pytest tests/test_any_function.py runs new seeds for twenty minutes.
+"""
+
+import collections
+import os
+import time
+
+import jax
+import programs
+import pytest
+
+MINUTES = float(os.environ.get("JAXBOUND_MINUTES", "0"))
+
+
+@pytest.mark.parametrize("first", [0, 100])
+def test_random_programs(first):
+    """Samples, corners and ascents stay inside; bounds of affine programs are exact."""
+    unsupported: collections.Counter = collections.Counter()
+    found = [programs.run(seed, unsupported, short=True) for seed in range(first, first + 4)]
+    assert not any(found), "\n\n".join(filter(None, found))
+
+
+def test_most_operations_are_tried():
+    """What has no rule is left out of a program: not so much that nothing would be tested."""
+    unsupported: collections.Counter = collections.Counter()
+    drawn: set[str] = set()
+    for seed in range(20):
+        drawn |= {
+            step.name for step in programs.draw_program(programs.Draw(seed), unsupported).steps
+        }
+    assert len(drawn) > 30
+    assert sum(unsupported.values()) < 40
+
+
+def test_a_wrong_rule_is_found(monkeypatch):
+    """The oracle itself: a tanh whose bound is cut short is found, and named."""
+    rule = programs.jb._interval_rules.interval_rules[jax.lax.tanh_p]
+    short = lambda x, **params: programs.jb.Interval(
+        *(0.9 * end for end in (rule.bound(x).lower, rule.bound(x).upper))
+    )
+    monkeypatch.setitem(
+        programs.jb._interval_rules.interval_rules, jax.lax.tanh_p, rule._replace(bound=short)
+    )
+    steps = tuple(
+        programs.Step(name, programs.UNARY[name], (i,))
+        for i, name in enumerate(("arctan", "tanh", "abs"))
+    )
+    program = programs.Program((((2,), "box"),), steps, (3,))
+    d = programs.Draw(0)
+    args, calls = programs.draw_regions(d, program), programs.draw_calls(d)
+    alarms = programs.check(program, args, calls, "float32", 0, "vmap")
+    assert {alarm.call for alarm in alarms} >= {"ibp"}
+    text = programs.shortest(program, args, calls, "float32", 0, alarms[0])
+    assert "return v2" in text and "tanh" in text and "abs" not in text
+
+
+@pytest.mark.skipif(not MINUTES, reason="JAXBOUND_MINUTES is not set")
+def test_for_minutes():
+    """New seeds, with every way of calling, for as long as JAXBOUND_MINUTES says."""
+    unsupported: collections.Counter = collections.Counter()
+    seed, end, found = int(time.time()), time.time() + 60 * MINUTES, []
+    while time.time() < end:
+        found.append(programs.run(seed, unsupported))
+        seed += 1
+        jax.clear_caches()
+    assert not any(found), "\n\n".join(filter(None, found))

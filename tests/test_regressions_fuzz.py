@@ -1,0 +1,83 @@
+"""Bugs that random programs found, by name."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from oracle import METHODS, by_every
+
+import jaxbound as jb
+
+BOX = jb.Interval(
+    np.array([[-2.5, 0.5], [-3, -2], [1, 0.25]], np.float32),
+    np.array([[1, 2], [-1, 1], [2, 0.25]], np.float32),
+)
+WEIGHTS = np.array([[1, -2, 3], [-1, 0, 2]], np.int32)
+
+
+TRIED = (jb.ibp, jb.lbp, jb.crown)
+
+
+def whole(x):
+    return jnp.floor(x).astype(jnp.int32)
+
+
+# Intervals of integers had their centres cut off to integers: wrong bounds, too narrow.
+INTEGERS = {
+    "dot by a constant": lambda x: whole(x) @ WEIGHTS,
+    "dot from the left": lambda x: WEIGHTS @ whole(x),
+    "dot of two": lambda x: whole(x) @ whole(-2 * x).T,
+    "convolution": lambda x: lax.conv(whole(x)[None], WEIGHTS[:, :, None][:, :3] * np.ones((1, 3, 1), np.int32), (1,), "SAME"),
+    # These raised, or gave floating-point bounds of integers.
+    "product": lambda x: whole(x) * whole(3 * x),
+    "maximum": lambda x: jnp.maximum(whole(x), 0) * 2,
+    "choice of integers": lambda x: jnp.where(x > 0, whole(x), 7) * 3,
+    "choice of truths": lambda x: ~jnp.where(x > 0, x < 0.5, x > -1.5),
+    "choice by integers": lambda x: lax.select_n(jnp.clip(whole(x), 0, 2), x, -x, 2 * x),
+    "any": lambda x: jnp.any(x > 0, 1) & jnp.all(x < 1.5, 1),
+}  # fmt: skip
+
+
+def test_integers_and_truths():
+    """One program: bounds keep the type and contain what samples give."""
+    every = lambda x: {name: fn(x) for name, fn in INTEGERS.items()}
+    parts = np.random.default_rng(0).uniform(size=(400, 3, 2))
+    parts[::4] = np.round(parts[::4])
+    points = np.asarray(BOX.lower + parts * (BOX.upper - BOX.lower), np.float32)
+    values = jax.tree.map(np.asarray, jax.jit(jax.vmap(every))(points))
+    for method, bounds in zip(TRIED, by_every(every, BOX, methods=TRIED), strict=True):
+        for name, found in bounds.items():
+            lower, upper, true = np.asarray(found.lower), np.asarray(found.upper), values[name]
+            what = f"{method.__name__}, {name}: {lower} {upper}"
+            assert lower.dtype == upper.dtype == true.dtype, what
+            assert (lower <= true).all() and (true <= upper).all(), what
+
+
+def test_integers_by_a_constant_are_exact():
+    found = jb.ibp(lambda x: whole(x) @ WEIGHTS.T[:2], BOX)
+    low, high = np.floor(BOX.lower), np.floor(BOX.upper)
+    weights = WEIGHTS.T[:2]
+    above, below = np.maximum(weights, 0), np.minimum(weights, 0)
+    np.testing.assert_array_equal(found.lower, low @ above + high @ below)
+    np.testing.assert_array_equal(found.upper, high @ above + low @ below)
+
+
+def test_capacity_with_constant_lines():
+    """Which elements are undecided, where their lines are the interval's: raised."""
+    weights = np.array([[1, 2, -1], [3, -1, 0.5]], np.float32)
+    fn = lambda x: weights.T @ jax.nn.relu(weights @ jax.nn.relu(weights.T @ x))
+    box = jb.linf_ball(jnp.array([0.5, -1.0]), 1.0)
+    some = jb.crown(fn, box, relaxation="constant", capacity=1)
+    every = jb.crown(fn, box, relaxation="constant")
+    intervals = jb.ibp(fn, box)
+    assert (some.lower <= every.lower).all() and (every.upper <= some.upper).all()
+    assert (intervals.lower <= some.lower).all() and (some.upper <= intervals.upper).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_complex_values_have_no_rule(method):
+    with pytest.raises(jb.UnsupportedPrimitiveError, match="convert_element_type"):
+        jax.eval_shape(functools.partial(method, lambda x: jnp.abs(x + 1j)), BOX)
