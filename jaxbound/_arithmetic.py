@@ -6,10 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import primitives as jp
 
 from jaxbound._interval import Interval, intersect
 
@@ -27,81 +25,9 @@ def sub(x, y, **_):
     return Interval(lax.sub(xl, yu), lax.sub(xu, yl))
 
 
-def logical_not(x, **_):
-    return Interval(~x.upper, ~x.lower)
-
-
-def logical(primitive):
-    """Monotone on truth values; bits of integers are not bounded."""
-
-    def bound(x, y, **_):
-        (xl, xu), (yl, yu) = ends(x), ends(y)
-        if xl.dtype == bool:
-            return Interval(primitive.bind(xl, yl), primitive.bind(xu, yu))
-        return any_integer(primitive.bind(xl, yl))
-
-    return bound
-
-
-def exclusive_or(x, y, **_):
-    (xl, xu), (yl, yu) = ends(x), ends(y)
-    found = lax.bitwise_xor(xl, yl)
-    if found.dtype != bool:
-        return any_integer(found)
-    known = (xl == xu) & (yl == yu)
-    return Interval(found & known, found | ~known)
-
-
-def logical_reduction(primitive):
-    """As `logical`, of the elements along axes."""
-
-    def bound(x, **params):
-        low, high = (primitive.bind(end, **params) for end in ends(x))
-        return Interval(low, high) if low.dtype == bool else any_integer(low)
-
-    return bound
-
-
 def is_nan(x: Interval) -> Interval:
     """Impossible between finite ends."""
     return Interval(jnp.zeros(x.shape, bool), ~(jnp.isfinite(x.lower) & jnp.isfinite(x.upper)))
-
-
-def any_integer(like) -> Interval:
-    limits = jnp.iinfo(like.dtype)
-    return Interval(jnp.full_like(like, limits.min), jnp.full_like(like, limits.max))
-
-
-def unless_it_wraps(bound):
-    """``bound``, where integers stay well within their type, by the same in floating point; else anything."""
-
-    def guarded(*operands, **params):
-        found = bound(*operands, **params)
-        if not jnp.issubdtype(found.dtype, jnp.integer):
-            return found
-        wide = bound(*jax.tree.map(lambda end: jnp.asarray(end, jnp.float32), operands), **params)
-        limits, whole = jnp.iinfo(found.dtype), any_integer(found.lower)
-        inside = (wide.lower >= 0.99 * limits.min) & (wide.upper <= 0.99 * limits.max)
-        return Interval(
-            jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
-        )
-
-    return guarded
-
-
-def convert(x: Interval, *, new_dtype, **params):
-    """Casts never decrease, unless integers wrap."""
-    ends_of = [
-        jp.convert_element_type_p.bind(end, new_dtype=new_dtype, **params) for end in ends(x)
-    ]
-    found = Interval(*ends_of)
-    if not (jnp.issubdtype(x.dtype, jnp.integer) and jnp.issubdtype(new_dtype, jnp.integer)):
-        return found
-    back = [end.astype(x.dtype) == old for end, old in zip(ends_of, ends(x), strict=True)]
-    inside, whole = back[0] & back[1] & (found.lower <= found.upper), any_integer(found.lower)
-    return Interval(
-        jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
-    )
 
 
 def rsqrt(x, **_):
@@ -161,35 +87,17 @@ def bilinear(primitive, radius):
     """The product of the centres, ``+- radius(x, y)``; of two uncertain operands, also by their signs."""
 
     def bound(x, y, **params):
-        if not jnp.issubdtype(jnp.result_type(ends(x)[0]), jnp.floating):
-            return _exact_product(primitive, x, y, params)
         center = primitive.bind(_midpoint(x)[0], _midpoint(y)[0], **params)
         r = radius(x, y, **params)
         found = Interval(center - r, center + r)
         if not (isinstance(x, Interval) and isinstance(y, Interval)):
             return found
-        return intersect(found, _by_signs(functools.partial(primitive.bind, **params), x, y))
+        return intersect(found, by_signs(functools.partial(primitive.bind, **params), x, y))
 
     return bound
 
 
-def _exact_product(primitive, x, y, params):
-    """Of truth values, and of integers: by their signs, unless the sums may leave the type."""
-    product = functools.partial(primitive.bind, **params)
-    (xl, xu), (yl, yu) = ends(x), ends(y)
-    if xl.dtype == bool:
-        return Interval(product(xl, yl), product(xu, yu))
-    found = _by_signs(product, x, y)
-    sizes = (jnp.maximum(*(abs(jnp.asarray(end, jnp.float32)) for end in ends(z))) for z in (x, y))
-    size = primitive.bind(*sizes, **params | {"preferred_element_type": None})
-    whole = any_integer(found.lower)
-    inside = size <= 0.99 * jnp.iinfo(found.dtype).max
-    return Interval(
-        jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
-    )
-
-
-def _by_signs(product, x, y) -> Interval:
+def by_signs(product, x, y) -> Interval:
     """By the positive and negative parts of both, whose products are monotone: exact unless both change sign."""
     (xl, xu), (yl, yu) = (
         [(jnp.maximum(end, 0), jnp.minimum(end, 0)) for end in ends(z)] for z in (x, y)
@@ -289,24 +197,3 @@ def is_finite(x: Interval) -> Interval:
     """Certain between finite ends, impossible at an infinite point."""
     lower, upper = jnp.isfinite(x.lower), jnp.isfinite(x.upper)
     return Interval(lower & upper, lower | upper | (x.lower < x.upper))
-<<<<<<< HEAD
-=======
-
-
-def select_n(which, *cases, **params):
-    if not isinstance(which, Interval):
-        lower, upper = zip(*map(ends, cases), strict=True)
-        return Interval(
-            jp.select_n_p.bind(which, *lower, **params), jp.select_n_p.bind(which, *upper, **params)
-        )
-    # Every case that the predicate may choose contributes its ends; the first of them starts.
-    first, last = (jnp.asarray(end, jnp.int32) for end in ends(which))
-    lower, upper = (
-        jp.select_n_p.bind(which.lower, *end) for end in zip(*map(ends, cases), strict=True)
-    )
-    for index, case in enumerate(cases):
-        possible = (first <= index) & (index <= last)
-        lower = jnp.where(possible, jnp.minimum(lower, ends(case)[0]), lower)
-        upper = jnp.where(possible, jnp.maximum(upper, ends(case)[1]), upper)
-    return Interval(lower, upper)
->>>>>>> fuzz

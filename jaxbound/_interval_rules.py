@@ -18,6 +18,7 @@ from jax.extend.core import primitives as jp
 from jaxbound import _arithmetic as arithmetic
 from jaxbound import _arrays as arrays
 from jaxbound import _choices as choices
+from jaxbound import _integers as integers
 from jaxbound import _planes as planes
 from jaxbound import _primitives as program
 from jaxbound import _waves as waves
@@ -116,13 +117,13 @@ for _p, _operands in (
 interval_rules |= {
     jp.neg_p: IntervalRule(arithmetic.neg),
     jp.sub_p: IntervalRule(arithmetic.sub),
-    jp.not_p: IntervalRule(arithmetic.logical_not),
-    jp.and_p: IntervalRule(arithmetic.logical(jp.and_p)),
-    jp.or_p: IntervalRule(arithmetic.logical(jp.or_p)),
-    jp.xor_p: IntervalRule(arithmetic.exclusive_or),
-    jp.reduce_and_p: IntervalRule(arithmetic.logical_reduction(jp.reduce_and_p)),
-    jp.reduce_or_p: IntervalRule(arithmetic.logical_reduction(jp.reduce_or_p)),
-    jp.convert_element_type_p: IntervalRule(arithmetic.convert),
+    jp.not_p: IntervalRule(integers.logical_not),
+    jp.and_p: IntervalRule(integers.logical(jp.and_p)),
+    jp.or_p: IntervalRule(integers.logical(jp.or_p)),
+    jp.xor_p: IntervalRule(integers.exclusive_or),
+    jp.reduce_and_p: IntervalRule(integers.logical_reduction(jp.reduce_and_p)),
+    jp.reduce_or_p: IntervalRule(integers.logical_reduction(jp.reduce_or_p)),
+    jp.convert_element_type_p: IntervalRule(integers.convert),
     jp.rsqrt_p: IntervalRule(arithmetic.rsqrt),
     jp.mul_p: IntervalRule(arithmetic.mul),
     jp.div_p: IntervalRule(arithmetic.div, (0,)),
@@ -130,7 +131,8 @@ interval_rules |= {
 }
 for _p in (jp.dot_general_p, jp.conv_general_dilated_p):
     _radius = arithmetic.bilinear_radius(_p)
-    interval_rules[_p] = IntervalRule(arithmetic.bilinear(_p, _radius), radius=_radius)
+    _bound = integers.product(_p, arithmetic.bilinear(_p, _radius))
+    interval_rules[_p] = IntervalRule(_bound, radius=_radius)
 
 
 # ---------------------------------------------------------------- between turning points
@@ -284,5 +286,5 @@ interval_rules |= {
 # Integers may leave their type.
 for _p in (jp.add_p, jp.sub_p, jp.mul_p, jp.neg_p, jp.reduce_sum_p, jp.cumsum_p, jp.integer_pow_p):
     interval_rules[_p] = interval_rules[_p]._replace(
-        bound=arithmetic.unless_it_wraps(interval_rules[_p].bound)
+        bound=integers.unless_it_wraps(interval_rules[_p].bound)
     )

@@ -27,7 +27,7 @@ LAYERS = [
     {"_recognise"},
     {"_graph"},
     {"_convolution", "_curves", "_arithmetic"},
-    {"_arrays", "_planes", "_waves"},
+    {"_arrays", "_integers", "_planes", "_waves"},
     {"_choices", "_lines"},
     {"_interval_rules", "_linear_rules", "_relaxations"},
     {"_errors", "_exactness", "_windows", "_chunks"},

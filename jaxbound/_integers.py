@@ -1,0 +1,112 @@
+"""Integers and truth values: exact, unless a value may leave its type."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import primitives as jp
+
+from jaxbound._arithmetic import by_signs, ends
+from jaxbound._interval import Interval
+
+
+def logical_not(x, **_):
+    return Interval(~x.upper, ~x.lower)
+
+
+def logical(primitive):
+    """Monotone on truth values; bits of integers are not bounded."""
+
+    def bound(x, y, **_):
+        (xl, xu), (yl, yu) = ends(x), ends(y)
+        if xl.dtype == bool:
+            return Interval(primitive.bind(xl, yl), primitive.bind(xu, yu))
+        return any_integer(primitive.bind(xl, yl))
+
+    return bound
+
+
+def exclusive_or(x, y, **_):
+    (xl, xu), (yl, yu) = ends(x), ends(y)
+    found = lax.bitwise_xor(xl, yl)
+    if found.dtype != bool:
+        return any_integer(found)
+    known = (xl == xu) & (yl == yu)
+    return Interval(found & known, found | ~known)
+
+
+def logical_reduction(primitive):
+    """As `logical`, of the elements along axes."""
+
+    def bound(x, **params):
+        low, high = (primitive.bind(end, **params) for end in ends(x))
+        return Interval(low, high) if low.dtype == bool else any_integer(low)
+
+    return bound
+
+
+def any_integer(like) -> Interval:
+    limits = jnp.iinfo(like.dtype)
+    return Interval(jnp.full_like(like, limits.min), jnp.full_like(like, limits.max))
+
+
+def unless_it_wraps(bound):
+    """``bound``, where integers stay well within their type, by the same in floating point; else anything."""
+
+    def guarded(*operands, **params):
+        found = bound(*operands, **params)
+        if not jnp.issubdtype(found.dtype, jnp.integer):
+            return found
+        wide = bound(*jax.tree.map(lambda end: jnp.asarray(end, jnp.float32), operands), **params)
+        limits, whole = jnp.iinfo(found.dtype), any_integer(found.lower)
+        inside = (wide.lower >= 0.99 * limits.min) & (wide.upper <= 0.99 * limits.max)
+        return Interval(
+            jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
+        )
+
+    return guarded
+
+
+def convert(x: Interval, *, new_dtype, **params):
+    """Casts never decrease, unless integers wrap."""
+    ends_of = [
+        jp.convert_element_type_p.bind(end, new_dtype=new_dtype, **params) for end in ends(x)
+    ]
+    found = Interval(*ends_of)
+    if not (jnp.issubdtype(x.dtype, jnp.integer) and jnp.issubdtype(new_dtype, jnp.integer)):
+        return found
+    back = [end.astype(x.dtype) == old for end, old in zip(ends_of, ends(x), strict=True)]
+    inside, whole = back[0] & back[1] & (found.lower <= found.upper), any_integer(found.lower)
+    return Interval(
+        jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
+    )
+
+
+def product(primitive, bound):
+    """``bound`` of floating-point operands; of others, an exact one."""
+
+    def either(x, y, **params):
+        if jnp.issubdtype(jnp.result_type(ends(x)[0]), jnp.floating):
+            return bound(x, y, **params)
+        return _exact_product(primitive, x, y, params)
+
+    return either
+
+
+def _exact_product(primitive, x, y, params):
+    """Of truth values, and of integers: by their signs, unless the sums may leave the type."""
+    product = functools.partial(primitive.bind, **params)
+    (xl, xu), (yl, yu) = ends(x), ends(y)
+    if xl.dtype == bool:
+        return Interval(product(xl, yl), product(xu, yu))
+    found = by_signs(product, x, y)
+    sizes = (jnp.maximum(*(abs(jnp.asarray(end, jnp.float32)) for end in ends(z))) for z in (x, y))
+    size = primitive.bind(*sizes, **params | {"preferred_element_type": None})
+    whole = any_integer(found.lower)
+    inside = size <= 0.99 * jnp.iinfo(found.dtype).max
+    return Interval(
+        jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
+    )
