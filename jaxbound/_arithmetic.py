@@ -48,10 +48,8 @@ def mul(x, y, **_):
     if not isinstance(
         x, Interval
     ):  # also right for the coefficients of linear bounds, where l > u occurs
-        return Interval(
-            jnp.where(x >= 0, _times(x, yl), _times(x, yu)),
-            jnp.where(x >= 0, _times(x, yu), _times(x, yl)),
-        )
+        low, high, ahead = _times(x, yl), _times(x, yu), x >= 0
+        return Interval(jnp.where(ahead, low, high), jnp.where(ahead, high, low))
     products = [_times(a, b) for a in (xl, xu) for b in (yl, yu)]
     return Interval(_fold(lax.min, products), _fold(lax.max, products))
 

@@ -103,13 +103,10 @@ def magnitude(fn, *args):
         zip(graph.inputs, [enclosing_box(a) if is_region(a) else a for a in leaves], strict=True)
     )
     interval_walk(graph, env, lambda var: env[var])
-    ends = [
-        abs(end)
-        for value in env.values()
-        for end in jax.tree.leaves(value)
-        if jnp.issubdtype(end.dtype, jnp.floating)
-    ]
-    return jnp.max(jnp.stack([jnp.max(end, initial=1, where=jnp.isfinite(end)) for end in ends]))
+    leaves = jax.tree.leaves(list(env.values()))
+    floating = [jnp.ravel(end) for end in leaves if jnp.issubdtype(end.dtype, jnp.floating)]
+    ends = jnp.abs(jnp.concatenate(floating))
+    return jnp.max(ends, initial=1, where=jnp.isfinite(ends))
 
 
 def tolerance(dtype, size: float) -> float:

@@ -1,0 +1,151 @@
+"""A JAX program evaluated by NumPy, one equation after the other: what runs once is not worth compiling."""
+
+import string
+
+import jax
+import numpy as np
+from jax.extend import core as jex
+
+
+def by_numpy(fn):
+    """``fn`` without compilation: as `jax.jit`, up to rounding; leaves are NumPy arrays.
+
+    Operations without a rule here are left to XLA, one small program for each and its shapes.
+    """
+
+    def run(*args):
+        closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
+        with np.errstate(all="ignore"):
+            found = _evaluate(closed, [np.asarray(x) for x in jax.tree.leaves(args)])
+        return jax.tree.unflatten(jax.tree.structure(shape), found)
+
+    return run
+
+
+def _evaluate(closed, args):
+    jaxpr, env = closed.jaxpr, {}
+    env.update(zip(jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
+    env.update(zip(jaxpr.invars, args, strict=True))
+
+    def read(atom):
+        if isinstance(atom, jex.Literal):
+            return np.asarray(atom.val, atom.aval.dtype)
+        return env[atom]
+
+    needed, live = set(map(id, jaxpr.outvars)), []
+    for eqn in reversed(jaxpr.eqns):
+        if not needed.isdisjoint(map(id, eqn.outvars)):
+            needed.update(map(id, eqn.invars))
+            live.append(eqn)
+    for eqn in reversed(live):
+        env.update(zip(eqn.outvars, _step(eqn, [read(v) for v in eqn.invars]), strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _step(eqn, operands):
+    if eqn.primitive.name in CALLS:
+        return _evaluate(eqn.params[CALLS[eqn.primitive.name]], operands)
+    rule = RULES.get(eqn.primitive.name)
+    found = NotImplemented if rule is None else rule(*operands, **eqn.params)
+    if found is NotImplemented:
+        found = eqn.primitive.bind(*operands, **eqn.params)
+    found = [np.asarray(x) for x in (found if isinstance(found, list | tuple) else [found])]
+    for x, var in zip(found, eqn.outvars, strict=True):
+        assert (x.shape, x.dtype) == (var.aval.shape, var.aval.dtype), eqn
+    return found
+
+
+def _plain(fn):
+    return lambda *operands, **_: fn(*operands)
+
+
+def _reduced(fn):
+    return lambda x, *, axes, **_: fn(x, axis=tuple(axes))
+
+
+def _of_floats(fn):
+    """Integers are another matter: they wrap around, and truncate."""
+    return lambda x, *rest, **options: (
+        fn(x, *rest, **options) if x.dtype.kind == "f" else NotImplemented
+    )
+
+
+def _converted(x, *, new_dtype, **_):
+    saturates = x.dtype.kind == "f" and np.dtype(new_dtype).kind in "iu"
+    return NotImplemented if saturates else x.astype(new_dtype)
+
+
+def _broadcast(x, *, shape, broadcast_dimensions, **_):
+    aligned = [1] * len(shape)
+    for size, axis in zip(x.shape, broadcast_dimensions, strict=True):
+        aligned[axis] = size
+    return np.broadcast_to(x.reshape(aligned), shape)
+
+
+def _selected(which, *cases):
+    return np.where(which, *cases[::-1]) if len(cases) == 2 else NotImplemented
+
+
+def _sliced(x, *, start_indices, limit_indices, strides):
+    steps = strides or (1,) * x.ndim
+    return x[tuple(map(slice, start_indices, limit_indices, steps))]
+
+
+def _padded(x, fill, *, padding_config):
+    if any(low < 0 or high < 0 or inner for low, high, inner in padding_config):
+        return NotImplemented
+    widths = [(low, high) for low, high, _ in padding_config]
+    return np.pad(x, widths, constant_values=fill) if widths else x
+
+
+def _dot(x, y, *, dimension_numbers, **_):
+    (x_sums, y_sums), (x_batch, y_batch) = dimension_numbers
+    letters = iter(string.ascii_letters)
+    a, b = ([next(letters) for _ in z.shape] for z in (x, y))
+    for i, j in zip((*x_sums, *x_batch), (*y_sums, *y_batch), strict=True):
+        b[j] = a[i]
+    out = [a[i] for i in x_batch]
+    out += [a[i] for i in range(x.ndim) if i not in (*x_sums, *x_batch)]
+    out += [b[j] for j in range(y.ndim) if j not in (*y_sums, *y_batch)]
+    return np.einsum(f"{''.join(a)},{''.join(b)}->{''.join(out)}", x, y)
+
+
+def _iota(*, dtype, shape, dimension, **_):
+    along = [-1 if i == dimension else 1 for i in range(len(shape))]
+    return np.broadcast_to(np.arange(shape[dimension], dtype=dtype).reshape(along), shape)
+
+
+CALLS = {  # where they hold their bodies
+    "jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr",
+}  # fmt: skip
+PLAIN = {
+    "add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "neg": np.negative,
+    "abs": np.abs, "max": np.maximum, "min": np.minimum, "sign": np.sign, "square": np.square,
+    "floor": np.floor, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "tanh": np.tanh,
+    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
+    "ge": np.greater_equal, "is_finite": np.isfinite, "and": np.bitwise_and, "or": np.bitwise_or,
+    "not": np.invert, "copy": np.array, "stop_gradient": np.array, "select_n": _selected,
+}  # fmt: skip
+REDUCED = {
+    "reduce_max": np.max, "reduce_min": np.min, "reduce_and": np.all, "reduce_or": np.any,
+}  # fmt: skip
+RULES = {
+    **{name: _plain(fn) for name, fn in PLAIN.items()},
+    **{name: _reduced(fn) for name, fn in REDUCED.items()},
+    "reduce_sum": _of_floats(_reduced(np.sum)),
+    "div": _of_floats(_plain(np.divide)),
+    "rsqrt": lambda x, **_: 1 / np.sqrt(x),
+    "integer_pow": _of_floats(lambda x, *, y, **_: np.power(x, y)),
+    "convert_element_type": _converted,
+    "broadcast_in_dim": _broadcast,
+    "reshape": lambda x, *, new_sizes, **_: x.reshape(new_sizes),
+    "squeeze": lambda x, *, dimensions, **_: np.squeeze(x, tuple(dimensions)),
+    "transpose": lambda x, *, permutation, **_: np.transpose(x, permutation),
+    "rev": lambda x, *, dimensions, **_: np.flip(x, tuple(dimensions)),
+    "concatenate": lambda *xs, dimension, **_: np.concatenate(xs, dimension),
+    "split": lambda x, *, sizes, axis: np.split(x, np.cumsum(sizes)[:-1], axis),
+    "slice": _sliced,
+    "pad": _padded,
+    "dot_general": _dot,
+    "iota": _iota,
+}
