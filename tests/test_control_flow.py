@@ -174,7 +174,7 @@ def test_gated_cells():
     points = samples(region, 50).astype("float32")
     for fn in (
         lambda x: linen.apply(variables, x[None], seq_lengths=lengths)[0],
-        lambda x: twin(x[None], initial_carry=jnp.zeros((1, 2)))[0],
+        lambda x: nnx.clone(twin)(x[None])[0],
     ):
         bounds = jitted(jb.ibp)(fn, region)
         assert_contains(bounds, np.asarray(jax.jit(jax.vmap(fn))(points)), 1e-5)
