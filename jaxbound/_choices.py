@@ -109,18 +109,19 @@ def top_k(x: Interval, *, k, axis, **params):
 # ---------------------------------------------------------------- a predicate
 
 
-def _possible(which, count: int):
+def _possible(which, cases):
     """Which of the cases, along a last axis, a predicate may choose."""
+    shape, count = jnp.shape(ends(cases[0])[0]), len(cases)
     first, last = (jnp.clip(end.astype(jnp.int32), 0, count - 1)[..., None] for end in ends(which))
-    index = jnp.arange(count, dtype=jnp.int32)
-    return (first <= index) & (index <= last)
+    index = jnp.arange(count, dtype=jnp.int32).reshape((1,) * (first.ndim - 1) + (count,))
+    return jnp.broadcast_to((first <= index) & (index <= last), (*shape, count))
 
 
 def select_n(which, *cases, **params):
     """Every case that the predicate may choose contributes its ends."""
     if isinstance(which, Interval):
         low, high = (jnp.stack(side, -1) for side in zip(*map(ends, cases), strict=True))
-        return hull(_possible(which, len(cases)), Interval(low, high))
+        return hull(_possible(which, cases), Interval(low, high))
     sides = zip(*map(ends, cases), strict=True)
     return Interval(*(jp.select_n_p.bind(which, *side, **params) for side in sides))
 
@@ -131,7 +132,7 @@ def select_n_lines(which, *cases, image, kind, **_) -> Relaxation:
     Where they leave more room than the interval (at the centre, or anywhere if kind is "tight"), it
     takes over.
     """
-    possible = _possible(which, len(cases))
+    possible = _possible(which, cases)
     moving = [case for case in cases if isinstance(case, Interval)]
 
     def stacked(*xs):

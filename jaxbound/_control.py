@@ -36,13 +36,15 @@ def _scan(site: Site, atoms: Sequence[Atom], *, jaxpr, length, reverse, **params
         outs = site.call(jaxpr, *consts, *carry, *(x[i] for x in slices))
         carry, row = outs[:carries], outs[carries:]
         rows.append(row)
-    avals = [v.aval for v in jaxpr.jaxpr.outvars[carries:]]
-    columns = zip(*rows[:: -1 if reverse else 1], strict=True) if rows else [()] * len(avals)
-    stack = lambda *ys: jnp.stack(ys)
-    return carry + [
-        site.call(stack, *ys)[0] if ys else Constant(jnp.zeros((0, *a.shape), a.dtype))
-        for ys, a in zip(columns, avals, strict=True)
-    ]
+    rows = rows[:: -1 if reverse else 1]
+    outs = []
+    for i, v in enumerate(jaxpr.jaxpr.outvars[carries:]):
+        ys = [row[i] for row in rows]
+        if ys:
+            outs += site.call(lambda *ys: jnp.stack(ys), *ys)
+        else:
+            outs.append(Constant(jnp.zeros((0, *v.aval.shape), v.aval.dtype)))
+    return carry + outs
 
 
 def _parts(num_consts=0, num_carry=0, ft_in=None, **_) -> tuple[int, int]:

@@ -291,3 +291,14 @@ def test_augmentation_crops_and_flips():
             views[dy, dx, 0], views[dy, dx, 1] = crop, crop[:, :, ::-1]
     found = {next(k for k, v in views.items() if (v[i] == out[i]).all()) for i in range(64)}
     assert len(found) > 9
+
+
+def test_local_lipschitz_constants(environment):
+    """No sample beats a method, and CROWN beats intervals."""
+    command = [sys.executable, str(ROOT / "examples" / "lipschitz.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    header, *rows = (line.split() for line in done.stdout.splitlines())
+    assert header == ["eps", "samples", "ibp", "lbp", "crown_ibp", "crown"]
+    for eps, sampled, ibp, *_, crown in (map(float, row) for row in rows):
+        assert sampled - 1e-3 <= crown <= ibp + 1e-3
+        assert eps == 0 or sampled < crown < ibp

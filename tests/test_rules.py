@@ -199,6 +199,7 @@ UNARY = {  # name: (function, boxes of its operand)
     "sum with itself": (lambda x: x + x, REALS),
     "difference with itself": (lambda x: x - 0.5 * x, REALS),
     "by a known number": (lambda x: x / -4.0, REALS),
+    "remainder": (lambda x: lax.rem(x, jnp.full_like(x, 3.2)), SMALL),
     "reduce_precision": (lambda x: lax.reduce_precision(x, 8, 23), SMALL),
     "copy": (jnp.copy, SMALL),
     "name": (lambda x: checkpoint_name(x, "z"), SMALL),
@@ -333,6 +334,10 @@ def at(index, how="set", **options):
     return lambda x: getattr(x.at[index], how)(**options)
 
 
+def pairs(x):
+    return lax.reduce_window(x, -jnp.inf, lax.max, (2,), (1,), "VALID")
+
+
 SHAPED = {  # name: (function, shape of its operand); more operands are slices of it
     "conv 1-d": (conv((2, 3, 3)), (3, 5)),
     "conv 2-d": (conv((2, 2, 3, 3)), (2, 4, 4)),
@@ -435,6 +440,12 @@ SHAPED = {  # name: (function, shape of its operand); more operands are slices o
     "bits": (lambda x: (jnp.floor(x).astype(int) & 1).astype(x.dtype) + x, (3,)),
     "truth values": (lambda x: jnp.logical_not(x > 0).astype(x.dtype), (3,)),
     "reduce_window_min": (lambda x: lax.reduce_window(x, jnp.inf, lax.min, (2,), (1,), "VALID"), (5,)),
+    "sort": (lambda x: jnp.sort(x, 0) + jnp.median(x), (3, 2)),
+    "order": (lambda x: jnp.stack([jnp.argsort(x), *lax.top_k(x, 4)]).astype(x.dtype), (4,)),
+    "winners": (lambda x: jax.nn.one_hot(jnp.argmax(x, 0), 3, dtype=x.dtype) * jnp.argmin(x), (3, 2)),
+    "any, all, one of two": (lambda x: jnp.stack([(x > 0).any(0), (x > 0).all(0), (x[0] > 0) ^ (x[1] > 0)]).astype(x.dtype), (2, 3)),
+    "max-pool, derivative": (lambda x: jax.jvp(pairs, (x,), (x[::-1],))[1] + jax.jvp(pairs, (constant(4).astype(x.dtype),), (x,))[1], (4,)),
+    "max-pool, gradient": (lambda x: jax.vjp(pairs, x)[1](x[1:])[0] + jax.vjp(pairs, constant(4).astype(x.dtype))[1](x[1:])[0], (4,)),
     "layer norm": (lambda x: (x - x.mean()) * lax.rsqrt(x.var() + 1), (4,)),
     "glu": (jax.nn.glu, (6,)),
     "norm": (lambda x: jnp.sqrt(1 + (x**2).sum()), (4,)),
