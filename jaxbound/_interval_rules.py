@@ -233,7 +233,7 @@ def _variance(x, *, axes, keepdims):
     apart = value > far**2
     nearest = jnp.where(apart, (jnp.sqrt(jnp.where(apart, value, 1)) - far) ** 2, 0)
     shape = [1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes]
-    return Interval(jnp.maximum(lower, nearest).reshape(shape), upper.reshape(shape))
+    return Interval(jnp.fmax(lower, nearest).reshape(shape), upper.reshape(shape))
 
 
 interval_rules |= {

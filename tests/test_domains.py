@@ -44,6 +44,9 @@ CASES = {  # name: (function, boxes that leave its domain or its range)
     "max": (lambda x: x.max()[None] * jnp.ones(2), [(-INF, INF), (0, INF)]),
     "where": (lambda x: jnp.where(x > 0, x, -1), [(-INF, INF), (0, INF)]),
     "where finite": (lambda x: jnp.where(jnp.isfinite(x), x, -1), [(-INF, INF), (0, INF), (1, 2)]),
+    "softmax": (jax.nn.softmax, [(-INF, INF), (0, INF), (-INF, 0), (-3e38, 3e38)]),
+    "log_softmax": (jax.nn.log_softmax, [(-INF, INF), (0, INF), (-INF, 0), (-3e38, 3e38)]),
+    "standardised": (lambda x: x / jnp.sqrt(x.var() + 1), [(-INF, INF), (0, INF), (-3e38, 3e38)]),
     "dense": (lambda x: W.T @ (W @ x), [(-INF, INF), (0, INF), (-3e38, 3e38)]),
     "square of a sum": (lambda x: (x + 1) ** 2 - x, [(-1e30, 1e30)]),
 }

@@ -120,18 +120,16 @@ def test_unsupported_primitives_are_listed(method, monkeypatch):
 
 
 def test_an_operand_that_must_be_known():
-    with pytest.raises(jb.UnsupportedPrimitiveError, match="pow with uncertain operand 1"):
-        jb.crown(lambda x: jnp.power(2.0, x), BOX)
+    with pytest.raises(jb.UnsupportedPrimitiveError, match="gather with uncertain operand 1"):
+        jb.crown(lambda x: jnp.take(jnp.arange(3.0), x.astype(int), mode="clip"), BOX)
     with pytest.raises(jb.UnsupportedPrimitiveError, match="slice with uncertain operands 0, 1"):
         jb.crown(lambda x: x[jnp.argmax(x)], BOX)
 
 
 def test_what_stays_without_a_rule():
-    """Complex values, and indices that are uncertain, say so."""
-    index = lambda x: jnp.arange(4.0)[x.astype(int)]
-    for name, fn in {"fft": lambda x: jnp.fft.fft(x).real, "gather": index}.items():
-        with pytest.raises(jb.UnsupportedPrimitiveError, match=rf"{name} with uncertain operand"):
-            jb.ibp(fn, BOX)
+    """Complex values say so."""
+    with pytest.raises(jb.UnsupportedPrimitiveError, match="fft with uncertain operand"):
+        jb.ibp(lambda x: jnp.fft.fft(x).real, BOX)
 
 
 @pytest.mark.parametrize("method", METHODS)
