@@ -79,7 +79,7 @@ def names(primitives: Any) -> str:
 def table() -> str:
     """The whole text of ``docs/PRIMITIVES.md``."""
     known = {*interval_rules, *program.REWRITES} - set(program.REARRANGE)
-    rows = sorted((row(p) for p in known), key=lambda cells: cells[0].strip("\\| `"))
+    rows = sorted((row(p) for p in known), key=lambda cells: (cells[0].strip("\\| `"), cells))
     text = HEAD + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
     text += TAIL.format(calls=names(program.CALLS), rearrange=names(program.REARRANGE))
     if LAYERS:

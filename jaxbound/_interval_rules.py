@@ -58,12 +58,13 @@ def register_interval_rule(primitive, operands: Sequence[int] | None = None):
 
     Example:
       >>> import jax, jaxbound as jb
-      >>> @jb.register_interval_rule(jax.lax.cosh_p)
-      ... def _cosh(x, **params):
-      ...     least = jax.numpy.clip(0.0, x.lower, x.upper)
-      ...     ends = jax.numpy.maximum(abs(x.lower), abs(x.upper))
-      ...     return jb.Interval(jax.numpy.cosh(least), jax.numpy.cosh(ends))
-      >>> jb.ibp(jax.numpy.cosh, jb.linf_ball(jax.numpy.zeros(()), 1.0)).lower.item()
+      >>> @jb.register_interval_rule(jax.lax.bessel_i0e_p)
+      ... def _i0e(x, **params):  # exp(-|x|) I0(x) falls with |x|
+      ...     nearest = jax.numpy.clip(0.0, x.lower, x.upper)
+      ...     farthest = jax.numpy.maximum(-x.lower, x.upper)
+      ...     return jb.Interval(jax.lax.bessel_i0e(farthest), jax.lax.bessel_i0e(nearest))
+      >>> found = jb.ibp(jax.lax.bessel_i0e, jb.linf_ball(jax.numpy.zeros(()), 1.0))
+      >>> round(found.upper.item(), 3)
       1.0
     """
 

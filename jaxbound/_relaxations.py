@@ -52,11 +52,14 @@ def register_relaxation(primitive):
     Example:
       >>> import jax, jaxbound as jb
       >>> import jax.numpy as jnp
-      >>> @jb.register_relaxation(jax.lax.cosh_p)
-      ... def _cosh(x, *, image, kind, **params):  # convex: above its tangents
+      >>> @jb.register_relaxation(jax.lax.bessel_i0e_p)
+      ... def _i0e(x, *, image, kind, **params):  # convex on either side of 0: above its tangents
       ...     m = (x.lower + x.upper) / 2
+      ...     value, slope = jax.jvp(jax.lax.bessel_i0e, (m,), (jnp.ones_like(m),))
+      ...     one_side = (x.lower >= 0) | (x.upper <= 0)
       ...     return jb.Relaxation(
-      ...         lambda z: jnp.cosh(m) + jnp.sinh(m) * (z - m), lambda z: image.upper + 0 * z
+      ...         lambda z: jnp.where(one_side, value + slope * (z - m), image.lower),
+      ...         lambda z: image.upper + 0 * z,
       ...     )
     """
 

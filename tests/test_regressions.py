@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from oracle import assert_contains, box, by_every, samples, tolerance, values
+from oracle import assert_contains, box, by_every, samples, side_by_side, tolerance, values
 
 import jaxbound as jb
 
@@ -69,9 +69,8 @@ def boxes():
 @functools.cache
 def found():
     """Per method, the bounds of all cases."""
-    everything = lambda xs: {name: CASES[name][0](x) for name, x in xs.items()}
-    bounds = jax.tree.map(np.asarray, by_every(everything, boxes(), methods=METHODS))
-    return dict(zip(METHODS, bounds, strict=True))
+    functions = {name: fn for name, (fn, *_) in CASES.items()}
+    return dict(zip(METHODS, side_by_side(functions, boxes(), METHODS), strict=True))
 
 
 def alike(name, other, methods=METHODS):
