@@ -6,8 +6,8 @@
 
 For the first test images that are classified rightly: the average of the largest l1, l2 and linf
 radius that each method certifies against one target class, the seconds it takes for an image, and the
-smallest radius at which an attack succeeds, above which nothing can be certified. Pixels are in
-[0, 1], less their mean 0.5; balls are not cut at the range of pixels, as in the paper.
+distance of the nearest adversarial image that PGD finds, above which nothing can be certified. Pixels
+are in [0, 1], less 0.5; the certified balls are not cut at their range, as in the paper.
 
 Writes run.json, checkpoints, weights.npz, results.json, results.csv and radii.png to --out.
 """
@@ -70,13 +70,14 @@ def with_targets(logits: np.ndarray, kind: str, seed: int) -> np.ndarray:
 
 
 def adversarial_radius(fn, x, label, key, *, p, steps: int = 12):
-    """The distance of the nearest point that is classified wrongly, of those that PGD finds in balls."""
+    """The distance of the nearest image that is classified wrongly, of those that PGD finds in balls."""
 
     def step(i, state):
         low, high, nearest = state
         radius = jnp.sqrt(low) * jnp.sqrt(high)
         key_here = jax.random.fold_in(key, i)
-        found = training.pgd(fn, jb.lp_ball(x, radius, p), label, key_here, steps=40)
+        ball = jb.lp_ball(x, radius, p, clip=(0.0, 1.0))
+        found = training.pgd(fn, ball, label, key_here, steps=40)
         broken = found.margins.min() <= 0
         distance = jnp.linalg.norm((found.x - x).ravel(), p)
         nearest = jnp.where(broken, jnp.minimum(nearest, distance), nearest)

@@ -30,9 +30,7 @@ def maximum(ball, c):
     """``max <c, x>``: filled in order of the coefficients for p = 1, else along the Lagrangian's path."""
     center, radius, p = np.asarray(ball.center), float(ball.radius), ball.p
     size = np.abs(c)
-    if not size.any():
-        return 0.0
-    room = np.where(c > 0, ball.clip.upper - center, center - ball.clip.lower)
+    room = np.where(c > 0, ball.clip.upper - center, center - ball.clip.lower) * (c != 0)
     if p == 1:
         order = np.argsort(-size)
         before = np.cumsum(room[order]) - room[order]
