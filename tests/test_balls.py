@@ -110,8 +110,9 @@ def test_both_beat_each():
         ball = clipped(6, 0.9, 2)
         regions = (ball, jb.LpBall(ball.center, ball.radius, 2), ball.clip)
         both, alone, box = (by_every(affine, r, methods=[jb.crown_ibp])[0] for r in regions)
-    least = np.minimum(alone.upper, box.upper)
-    assert (both.upper <= least + 1e-12).all() and (both.upper < least - 1e-3).any()
+    upper = [np.asarray(bounds.upper) for bounds in (both, alone, box)]
+    least = np.minimum(*upper[1:])
+    assert (upper[0] <= least + 1e-12).all() and (upper[0] < least - 1e-3).any()
 
 
 def test_a_huge_ball_is_its_clip():
