@@ -32,7 +32,8 @@ def certified_radius(
     method may certify a radius and not a smaller one (which the larger one proves).
 
     Args:
-      fn: one example ``[...]`` -> logits ``[K]`` (a batch is `jax.vmap`). Against one target class
+      fn: one example ``[...]`` -> logits ``[K]``. A batch is `jax.vmap`, or `jax.lax.map` where the
+        rows that a method keeps for every example do not fit side by side. Against one target class
         t, be it random, the least likely or the runner-up: ``lambda z: fn(z)[jnp.array([label, t])]``
         with the label 0.
       x: floating-point array, the centre of the balls.

@@ -104,7 +104,9 @@ def ball_samples(ball: jb.LpBall, rng, count) -> np.ndarray:
     directions = directions / np.where(norms > 0, norms, 1)
     lengths = np.where(np.arange(len(directions)) % 4, 1.0, rng.uniform(size=len(directions)))
     points = float(ball.radius) * lengths[:, None] * directions
-    return center + points.reshape(-1, *center.shape)
+    points = center + points.reshape(-1, *center.shape)
+    # Towards the centre, no element leaves the ball.
+    return points if ball.clip is None else np.clip(points, ball.clip.lower, ball.clip.upper)
 
 
 def values(fn, *points):

@@ -43,18 +43,17 @@ def test_a_linear_function(p):
         assert exact / 1.0005 <= found <= exact * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("p", [2, np.inf])
-def test_against_a_scan(p):
+def test_against_a_scan():
     """No smaller radius fails here, and the next one does; one by one and as a batch the same."""
     x, labels = images(5)
-    one = functools.partial(jb.certified_radius, network, p=p, clip=(0.0, 1.0), steps=12)
+    one = functools.partial(jb.certified_radius, network, p=2, clip=(0.0, 1.0), steps=12)
     radii = jax.jit(jax.vmap(one))(x, labels)
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, 0, 0))
     @functools.partial(jax.vmap, in_axes=(None, None, 0))
     def certified(x, y, radius):
-        ball = jb.lp_ball(x, radius, p, clip=(0.0, 1.0))
+        ball = jb.lp_ball(x, radius, 2, clip=(0.0, 1.0))
         return jb.verified(jb.crown(lambda z: jb.margins(network(z), y), ball))
 
     inside, outside = jnp.linspace(1e-3, 1, 50), 10 ** (6 * 2.0**-12)

@@ -310,8 +310,7 @@ def test_evaluator_refuses_unknown_names_and_nan():
         training.evaluator(lambda p, x: x, {"broken": broken})(None, images, labels, 0.1)
 
 
-@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
-@pytest.mark.parametrize("p", [1, 2, 3])
+@pytest.mark.parametrize(("p", "clip"), [(1, (0.0, 1.0)), (2, (0.0, 1.0)), (3, None)])
 def test_pgd_on_balls(p, clip):
     """On a linear function it finds the minimum; it stays in the ball and in its box."""
     rows = jnp.array([[1.0, -2.0, 0.5, 0.0], [0.0, 1.0, 0.0, 0.2]])
@@ -322,9 +321,9 @@ def test_pgd_on_balls(p, clip):
     def attacked(x, key):
         ball = jb.lp_ball(x, 0.7, p, clip)
         found = training.pgd(fn, ball, 0, key, steps=60, restarts=2)
-        return found, jb.crown(lambda z: jb.margins(fn(z), 0), ball).lower[0]
+        return found, jb.ibp(lambda z: jb.margins(fn(z), 0), ball).lower[0]
 
     found, least = attacked(x, jax.random.key(0))
     assert jnp.linalg.norm(found.x - x, p) <= 0.7 * (1 + 1e-6)
     assert clip is None or ((found.x >= 0) & (found.x <= 1)).all()
-    assert least - 1e-5 <= found.margins[0] <= least + 0.02
+    assert least - 1e-5 <= found.margins[0] <= least + 0.01
