@@ -86,7 +86,8 @@ def def_increasing(primitive, operands: Sequence[int] | None = None) -> None:
 for _p in (
     jp.add_p, jp.add_jaxvals_p, jp.max_p, jp.min_p, jp.concatenate_p, jp.pad_p, jp.reshape_p,
     jp.transpose_p, jp.squeeze_p, jp.slice_p, jp.rev_p, jp.copy_p, jp.convert_element_type_p,
-    jp.reduce_precision_p, jp.reduce_sum_p, jp.reduce_max_p, jp.reduce_and_p, jp.reduce_or_p, jp.cumsum_p, jp.cummax_p, jp.cummin_p,
+    jp.reduce_precision_p, jp.reduce_sum_p, jp.reduce_max_p, jp.cumsum_p, jp.cummax_p, jp.cummin_p,
+    jp.reduce_and_p, jp.reduce_or_p,
     jp.reduce_window_sum_p, jp.reduce_window_max_p, jp.reduce_window_min_p, jp.name_p, *program.REARRANGE,
     jp.exp_p, jp.expm1_p, jp.log_p, jp.log1p_p, jp.sqrt_p, jp.cbrt_p, jp.logistic_p, jp.tanh_p, jp.sinh_p,
     jp.asinh_p, jp.atan_p, jp.erf_p, jp.floor_p, jp.ceil_p, jp.round_p, jp.sign_p,
