@@ -11,15 +11,16 @@ import jax
 import programs
 import pytest
 
+import jaxbound as jb
+from jaxbound._interval_rules import interval_rules
+
 MINUTES = float(os.environ.get("JAXBOUND_MINUTES", "0"))
 
 
-@pytest.mark.parametrize("first", [0, 100])
-def test_random_programs(first):
+@pytest.mark.parametrize("seed", range(4))
+def test_random_programs(seed):
     """Samples, corners and ascents stay inside; bounds of affine programs are exact."""
-    unsupported: collections.Counter = collections.Counter()
-    found = [programs.run(seed, unsupported, short=True) for seed in range(first, first + 4)]
-    assert not any(found), "\n\n".join(filter(None, found))
+    assert programs.run(seed, collections.Counter(), short=True) == ""
 
 
 def test_most_operations_are_tried():
@@ -36,13 +37,13 @@ def test_most_operations_are_tried():
 
 def test_a_wrong_rule_is_found(monkeypatch):
     """The oracle itself: a tanh whose bound is cut short is found, and named."""
-    rule = programs.jb._interval_rules.interval_rules[jax.lax.tanh_p]
-    short = lambda x, **params: programs.jb.Interval(
-        *(0.9 * end for end in (rule.bound(x).lower, rule.bound(x).upper))
-    )
-    monkeypatch.setitem(
-        programs.jb._interval_rules.interval_rules, jax.lax.tanh_p, rule._replace(bound=short)
-    )
+    rule = interval_rules[jax.lax.tanh_p]
+
+    def short(x, **params):
+        found = rule.bound(x, **params)
+        return jb.Interval(0.9 * found.lower, 0.9 * found.upper)
+
+    monkeypatch.setitem(interval_rules, jax.lax.tanh_p, rule._replace(bound=short))
     steps = tuple(
         programs.Step(name, programs.UNARY[name], (i,))
         for i, name in enumerate(("arctan", "tanh", "abs"))

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- a case is one line
 """Bugs that random programs found, by name."""
 
 import functools

@@ -438,6 +438,7 @@ SHAPED = {  # name: (function, shape of its operand); more operands are slices o
     "conv of two": (lambda x: lax.conv(x[:1, None], x[1:, None, :2, :2], (1, 1), "SAME"), (3, 3, 3)),
     "unstack": (lambda x: jnp.stack(jnp.unstack(x)[::-1]), (2, 3)),
     "bits": (lambda x: (jnp.floor(x).astype(int) & 1).astype(x.dtype) + x, (3,)),
+    "any, all": (lambda x: jnp.where(jnp.any(x > 0) & jnp.all(x < 2), x, 0.25), (3,)),
     "truth values": (lambda x: jnp.logical_not(x > 0).astype(x.dtype), (3,)),
     "reduce_window_min": (lambda x: lax.reduce_window(x, jnp.inf, lax.min, (2,), (1,), "VALID"), (5,)),
     "sort": (lambda x: jnp.sort(x, 0) + jnp.median(x), (3, 2)),
