@@ -9,13 +9,21 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from jaxbound import _primitives as program
+from jaxbound._activations import ACTIVATIONS
 from jaxbound._interval_rules import interval_rules
 from jaxbound._linear_rules import linear_rules
+from jaxbound._primitives import CALLS, REARRANGE, REWRITES
 from jaxbound._relaxations import elementwise, relaxations
 
-# The Flax layers of tests/test_layers.py, each as the tests name it.
-LAYERS: tuple[str, ...] = ()
+# Those of tests/test_layers.py and tests/test_control_flow.py.
+LAYERS = {
+    "linen": (
+        "Dense", "DenseGeneral", "Einsum", "Embed", "Conv", "ConvTranspose", "avg_pool", "max_pool", "BatchNorm",
+        "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "WeightNorm", "SpectralNorm", "Dropout",
+        "MultiHeadDotProductAttention", "LSTMCell", "GRUCell", "RNN",
+    ),
+    "nnx": ("Linear", "Conv", "BatchNorm", "LayerNorm", "MultiHeadAttention", "RNN"),
+}  # fmt: skip
 
 HEAD = """# What is bounded, and how
 
@@ -50,7 +58,7 @@ def lines_of(primitive) -> str:
     kinds = ["lines" if primitive in relaxations else "constants"]
     if primitive in linear_rules:
         kinds = ["affine"] if all_affine(primitive) else ["affine", *kinds]
-    if primitive in program.REWRITES:
+    if primitive in REWRITES:
         kinds = [kinds[0], "rewritten"]
     return ", else ".join(kinds)
 
@@ -65,7 +73,7 @@ def all_affine(primitive) -> bool:
 
 def row(primitive) -> tuple[str, str, str]:
     name = f"`{primitive}`"
-    if primitive in program.ACTIVATIONS:
+    if primitive in ACTIVATIONS:
         name = f"\\| {name}"
     if primitive not in interval_rules:
         return name, "rewritten", "rewritten"
@@ -78,13 +86,13 @@ def names(primitives: Any) -> str:
 
 def table() -> str:
     """The whole text of ``docs/PRIMITIVES.md``."""
-    known = {*interval_rules, *program.REWRITES} - set(program.REARRANGE)
+    known = {*interval_rules, *REWRITES} - set(REARRANGE)
     rows = sorted((row(p) for p in known), key=lambda cells: (cells[0].strip("\\| `"), cells))
     text = HEAD + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
-    text += TAIL.format(calls=names(program.CALLS), rearrange=names(program.REARRANGE))
-    if LAYERS:
-        text += "\n## Flax layers\n\nTested in every method: " + ", ".join(f"`{n}`" for n in LAYERS)
-        text += ".\n"
+    text += TAIL.format(calls=names(CALLS), rearrange=names(REARRANGE))
+    text += "\n## Flax layers\n\nTested on samples and corners, in inference; tokens and masks are known.\n"
+    for kind, layers in LAYERS.items():
+        text += f"\n- `flax.{kind}`: {', '.join(f'`{name}`' for name in layers)}\n"
     return text
 
 

@@ -1,5 +1,6 @@
 """Functional bound propagation: intervals and linear bounds through any JAX function."""
 
+from jaxbound._activations import param_ramp as param_ramp
 from jaxbound._capacity import capacities as capacities
 from jaxbound._capacity import undecided as undecided
 from jaxbound._errors import UnsupportedPrimitiveError as UnsupportedPrimitiveError
@@ -19,7 +20,6 @@ from jaxbound._methods import ibp as ibp
 from jaxbound._methods import intermediate_bounds as intermediate_bounds
 from jaxbound._methods import lbp as lbp
 from jaxbound._methods import linear_bounds as linear_bounds
-from jaxbound._primitives import param_ramp as param_ramp
 from jaxbound._program import Graph as Graph
 from jaxbound._radius import certified_radius as certified_radius
 from jaxbound._relaxations import Relaxation as Relaxation

@@ -12,8 +12,9 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend import core as jex
 
+from jaxbound._activations import Activation
 from jaxbound._control import CONTROL, Site
-from jaxbound._primitives import CALLS, Activation, rewrite
+from jaxbound._primitives import CALLS, rewrite
 from jaxbound._program import Atom, Constant, Equation, Graph, Var
 
 

@@ -15,14 +15,15 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
+from jaxbound import _activations as activations
 from jaxbound import _arithmetic as arithmetic
 from jaxbound import _arrays as arrays
 from jaxbound import _choices as choices
 from jaxbound import _integers as integers
 from jaxbound import _planes as planes
-from jaxbound import _primitives as program
 from jaxbound import _waves as waves
 from jaxbound._interval import Interval
+from jaxbound._primitives import REARRANGE
 
 
 class IntervalRule(NamedTuple):
@@ -95,11 +96,11 @@ for _p in (
     jp.add_p, jp.add_jaxvals_p, jp.max_p, jp.min_p, jp.concatenate_p, jp.pad_p, jp.reshape_p,
     jp.transpose_p, jp.squeeze_p, jp.slice_p, jp.rev_p, jp.copy_p,
     jp.reduce_precision_p, jp.reduce_sum_p, jp.reduce_max_p, jp.cumsum_p, jp.cummax_p, jp.cummin_p,
-    jp.reduce_window_sum_p, jp.reduce_window_max_p, jp.name_p, *program.REARRANGE,
+    jp.reduce_window_sum_p, jp.reduce_window_max_p, jp.name_p, *REARRANGE,
     jp.exp_p, jp.expm1_p, jp.log_p, jp.log1p_p, jp.sqrt_p, jp.cbrt_p, jp.logistic_p, jp.tanh_p, jp.sinh_p,
     jp.asinh_p, jp.atan_p, jp.erf_p, jp.floor_p, jp.ceil_p, jp.round_p, jp.sign_p,
-    jp.asin_p, jp.acosh_p, jp.atanh_p, jp.erf_inv_p, jp.cumlogsumexp_p, program.softplus, program.soft_sign,
-    program.clip,
+    jp.asin_p, jp.acosh_p, jp.atanh_p, jp.erf_inv_p, jp.cumlogsumexp_p, activations.softplus, activations.soft_sign,
+    activations.clip,
 ):  # fmt: skip
     def_increasing(_p)
 
@@ -157,28 +158,28 @@ def def_turning(primitive, turns: Callable[..., tuple[Any, ...]]) -> None:
 
 
 def_turning(jp.abs_p, lambda: (0.0,))
-def_turning(program.square, lambda: (0.0,))
-def_turning(program.silu, lambda: (SILU_TURN,))
-def_turning(program.gelu_erf, lambda: (GELU_ERF_TURN,))
-def_turning(program.gelu_tanh, lambda: (GELU_TANH_TURN,))
-def_turning(program.mish, lambda: (MISH_TURN,))
+def_turning(activations.square, lambda: (0.0,))
+def_turning(activations.silu, lambda: (SILU_TURN,))
+def_turning(activations.gelu_erf, lambda: (GELU_ERF_TURN,))
+def_turning(activations.gelu_tanh, lambda: (GELU_TANH_TURN,))
+def_turning(activations.mish, lambda: (MISH_TURN,))
 def_turning(jp.cosh_p, lambda: (0.0,))
-def_turning(program.leaky_relu, lambda slope: (0.0,))
-def_turning(program.elu, lambda alpha: (0.0,))
+def_turning(activations.leaky_relu, lambda slope: (0.0,))
+def_turning(activations.elu, lambda alpha: (0.0,))
 
 
 def _ramp(x, r, eta, **_):
     """``eta * z + (1 - eta) * clip(z, 0, r)``: non-decreasing, or else a falling and a rising part."""
-    r, rises = program.spread(r, x.lower), jnp.greater_equal(eta, 0)
+    r, rises = activations.spread(r, x.lower), jnp.greater_equal(eta, 0)
 
     def end(z, other):
-        clipped = program.clip.bind(z, jnp.zeros_like(r), r)
+        clipped = activations.clip.bind(z, jnp.zeros_like(r), r)
         return eta * jnp.where(rises, z, other) + (1 - eta) * clipped
 
     return Interval(end(x.lower, x.upper), end(x.upper, x.lower))
 
 
-interval_rules[program.ramp] = IntervalRule(_ramp, (0,))
+interval_rules[activations.ramp] = IntervalRule(_ramp, (0,))
 interval_rules[jp.integer_pow_p] = IntervalRule(arithmetic.integer_pow)
 interval_rules[jp.pow_p] = IntervalRule(arithmetic.power)
 # Convex with the one turn, and increasing, right of their last pole.
@@ -238,10 +239,10 @@ def _variance(x, *, axes, keepdims):
 
 
 interval_rules |= {
-    program.variance: IntervalRule(_variance, (0,)),
-    program.logsumexp: IntervalRule(_logsumexp, (0,)),
-    program.softmax: IntervalRule(_softmax(jnp.exp, 0), (0,)),
-    program.log_softmax: IntervalRule(_softmax(lambda z: z, -jnp.inf), (0,)),
+    activations.variance: IntervalRule(_variance, (0,)),
+    activations.logsumexp: IntervalRule(_logsumexp, (0,)),
+    activations.softmax: IntervalRule(_softmax(jnp.exp, 0), (0,)),
+    activations.log_softmax: IntervalRule(_softmax(lambda z: z, -jnp.inf), (0,)),
 }
 
 
@@ -274,7 +275,7 @@ interval_rules |= {
         )
     ),
     jp.is_finite_p: IntervalRule(arithmetic.is_finite),
-    program.is_nan: IntervalRule(arithmetic.is_nan),
+    activations.is_nan: IntervalRule(arithmetic.is_nan),
     jp.select_n_p: IntervalRule(choices.select_n),
     jp.argmax_p: IntervalRule(choices.arg(1)),
     jp.argmin_p: IntervalRule(choices.arg(-1)),

@@ -9,8 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
+from jaxbound import _activations as activations
 from jaxbound import _curves as curves
-from jaxbound import _primitives as program
 from jaxbound import _waves as waves
 from jaxbound._interval import concrete
 
@@ -71,11 +71,20 @@ def _wave(peak: float):
 
 LINES: dict[Any, Callable[..., curves.Lines]] = {
     **dict.fromkeys(
-        (jp.expm1_p, jp.rsqrt_p, jp.cosh_p, jp.lgamma_p, program.softplus, program.square), _convex
+        (jp.expm1_p, jp.rsqrt_p, jp.cosh_p, jp.lgamma_p, activations.softplus, activations.square),
+        _convex,
     ),
     **dict.fromkeys((jp.log_p, jp.log1p_p, jp.sqrt_p, jp.acosh_p, jp.digamma_p), _concave),
     **dict.fromkeys(
-        (jp.logistic_p, jp.tanh_p, jp.atan_p, jp.erf_p, jp.asinh_p, jp.cbrt_p, program.soft_sign),
+        (
+            jp.logistic_p,
+            jp.tanh_p,
+            jp.atan_p,
+            jp.erf_p,
+            jp.asinh_p,
+            jp.cbrt_p,
+            activations.soft_sign,
+        ),
         _s_shaped,
     ),
     **dict.fromkeys((jp.sinh_p, jp.asin_p, jp.atanh_p, jp.erf_inv_p), _turned),
@@ -85,15 +94,15 @@ LINES: dict[Any, Callable[..., curves.Lines]] = {
     jp.sin_p: _wave(math.pi / 2),
     jp.cos_p: _wave(0.0),
     jp.tan_p: lambda fn, l, u, kind, **_: waves.tangent(fn, l, u),
-    program.elu: _elu,
-    program.silu: _wavy(-2.3993572805154677, 2.3993572805154677, first=-1),
-    program.gelu_erf: _wavy(-(2**0.5), 2**0.5, first=-1),
-    program.gelu_tanh: _wavy(-1.4185040088, 1.4185040088, first=-1),
-    program.mish: _wavy(-2.2563763963607926, 1.4905711794854284, first=-1),
+    activations.elu: _elu,
+    activations.silu: _wavy(-2.3993572805154677, 2.3993572805154677, first=-1),
+    activations.gelu_erf: _wavy(-(2**0.5), 2**0.5, first=-1),
+    activations.gelu_tanh: _wavy(-1.4185040088, 1.4185040088, first=-1),
+    activations.mish: _wavy(-2.2563763963607926, 1.4905711794854284, first=-1),
     jp.abs_p: lambda fn, l, u, kind, **_: curves.one_kink(fn, l, u, 0.0, -1.0, 1.0, kind),
-    program.leaky_relu: lambda fn, l, u, kind, a: curves.one_kink(fn, l, u, 0.0, a, 1.0, kind),
-    program.ramp: lambda fn, l, u, kind, r, eta: curves.two_kinks(fn, l, u, 0.0, r, eta, kind),
-    program.clip: lambda fn, l, u, kind, low, high: curves.two_kinks(
+    activations.leaky_relu: lambda fn, l, u, kind, a: curves.one_kink(fn, l, u, 0.0, a, 1.0, kind),
+    activations.ramp: lambda fn, l, u, kind, r, eta: curves.two_kinks(fn, l, u, 0.0, r, eta, kind),
+    activations.clip: lambda fn, l, u, kind, low, high: curves.two_kinks(
         fn, l, u, low, high, 0.0, kind
     ),
 }

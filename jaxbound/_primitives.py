@@ -1,17 +1,17 @@
-"""What the trace knows about primitives: calls to inline, rewrites, and the activations to recognise."""
+"""What the trace knows about primitives: calls to inline, and simpler terms for some."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend import core as jex
 from jax.extend.core import primitives as jp
+
+from jaxbound._activations import clamp
 
 # Calls that are replaced by their bodies; names have changed between JAX versions.
 CALLS = frozenset(
@@ -40,176 +40,6 @@ REARRANGE = tuple(
     for name in ("split_p", "stack_p", "unstack_p", "tile_p")
     if hasattr(lax, name)
 )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Activation:
-    """A recognised piece of a program: stands in equations where a primitive would.
-
-    ``variants`` are ways to write it: functions of ``x`` and of ``parameters`` known values. The
-    first one is its value. Those of one that reduces ``axes`` of x take these, and one of ``options``;
-    ``masked`` ones also take a known ``where``, as the first does.
-    """
-
-    name: str
-    variants: tuple[Callable[..., Any], ...]
-    parameters: int = 0
-    reduces: bool = False
-    options: tuple[dict[str, Any], ...] = ({},)
-    masked: tuple[Callable[..., Any], ...] = ()
-
-    def __repr__(self) -> str:
-        return self.name
-
-    def bind(self, *args, **params):
-        return self.variants[0](*args, **params)
-
-
-def param_ramp(x, r, eta: jax.typing.ArrayLike = 0.0):
-    """ParamRamp: ``eta * x`` below 0, ``x`` on [0, r], ``eta * (x - r) + r`` above r.
-
-    Args:
-      x: array.
-      r: right kink, broadcasts to ``x``; negative values act as 0.
-      eta: slope outside [0, r], broadcasts to ``x``; 0 <= eta < 1 keeps it non-decreasing.
-
-    Returns:
-      Array of the shape of ``x``.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import jaxbound as jb
-      >>> jb.param_ramp(jnp.array([-1.0, 0.5, 3.0]), r=1.0, eta=0.5).tolist()
-      [-0.5, 0.5, 2.0]
-
-    References: Lyu et al., arXiv 2104.00447.
-    """
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"x is {x.dtype}; expected a floating-point array")
-    r, eta = (jnp.broadcast_to(jnp.asarray(a, x.dtype), x.shape) for a in (r, eta))
-    return _ramp(x, jnp.maximum(r, 0), eta)
-
-
-def _ramp(x, r, eta):
-    return lax.add(
-        lax.mul(eta, x),
-        lax.mul(lax.sub(jnp.ones_like(eta), eta), _clamp(jnp.zeros_like(r), x, r)),
-    )
-
-
-def _clamp(low, x, high):
-    # `lax.clamp` wants limits of the array's shape or scalars, and fails under vmap if only a scalar limit is
-    # mapped (JAX 0.10); `lax.max` takes anything.
-    return lax.min(lax.max(x, low), high)
-
-
-def spread(known, like):
-    """``known`` beside every example of a batch of ``like``.
-
-    Reverse mode sums over the batch wherever an operation meets what the batch shares: so only once.
-    """
-    return jnp.where(jnp.isnan(like), lax.stop_gradient(known), known)
-
-
-silu = Activation("silu", (jax.nn.silu, lambda x: lax.mul(x, lax.logistic(x))))
-gelu_tanh = Activation("gelu_tanh", (lambda x: jax.nn.gelu(x, approximate=True),))
-gelu_erf = Activation("gelu_erf", (lambda x: jax.nn.gelu(x, approximate=False),))
-softplus = Activation("softplus", (jax.nn.softplus, lambda x: jnp.logaddexp(0.0, x)))
-elu = Activation("elu", (jax.nn.elu,), parameters=1)
-leaky_relu = Activation(
-    "leaky_relu", (jax.nn.leaky_relu, lambda x, a: jnp.where(x > 0, x, a * x)), parameters=1
-)
-ramp = Activation("param_ramp", (_ramp,), parameters=2)
-clip = Activation("clip", (lambda x, low, high: _clamp(low, x, high),), parameters=2)
-mish = Activation("mish", (jax.nn.mish, lambda x: x * lax.tanh(jax.nn.softplus(x))))
-soft_sign = Activation("soft_sign", (jax.nn.soft_sign,))
-square = Activation("square", (lambda x: lax.mul(x, x),))
-is_nan = Activation("is_nan", (lambda x: lax.ne(x, x),))
-
-
-def _shifted(x, axes):
-    return jnp.exp(x - x.max(axes, keepdims=True))
-
-
-def _absent(reference):
-    return lambda x, where, axes, **options: reference(
-        jnp.where(where, x, -jnp.inf), axes, **options
-    )
-
-
-softmax = Activation(
-    "softmax",
-    (
-        lambda x, where=None, *, axes: jax.nn.softmax(x, axes, where=where),
-        lambda x, axes: _shifted(x, axes) / _shifted(x, axes).sum(axes, keepdims=True),
-        lambda x, axes: jnp.exp(x) / jnp.exp(x).sum(axes, keepdims=True),
-    ),
-    reduces=True,
-    masked=(lambda x, where, axes: jax.nn.softmax(x, axes, where=where), _absent(jax.nn.softmax)),
-)
-log_softmax = Activation(
-    "log_softmax",
-    (
-        lambda x, where=None, *, axes: jax.nn.log_softmax(x, axes, where=where),
-        lambda x, axes: x - jax.nn.logsumexp(x, axes, keepdims=True),
-        lambda x, axes: x - jnp.expand_dims(jax.nn.logsumexp(x, axes), axes),
-        lambda x, axes: x - jnp.log(jnp.exp(x).sum(axes, keepdims=True)),
-    ),
-    reduces=True,
-    masked=(
-        lambda x, where, axes: jax.nn.log_softmax(x, axes, where=where),
-        _absent(jax.nn.log_softmax),
-    ),
-)
-logsumexp = Activation(
-    "logsumexp",
-    (
-        lambda x, where=None, *, axes, keepdims: jax.nn.logsumexp(
-            x, axes, where=where, keepdims=keepdims
-        ),
-        lambda x, axes, keepdims: jnp.log(jnp.exp(x).sum(axes, keepdims=keepdims)),
-    ),
-    reduces=True,
-    options=({"keepdims": False}, {"keepdims": True}),
-    masked=(
-        lambda x, where, axes, keepdims: jax.nn.logsumexp(x, axes, where=where, keepdims=keepdims),
-        _absent(jax.nn.logsumexp),
-    ),
-)
-
-
-def _mean(x, axes, keepdims):
-    """Another order of the same equations than that of `jnp.mean`."""
-    return jnp.expand_dims(x.mean(axes), axes) if keepdims else x.mean(axes)
-
-
-variance = Activation(
-    "variance",
-    (
-        lambda x, axes, keepdims: jnp.var(x, axes, keepdims=keepdims),
-        lambda x, axes, keepdims: lax.integer_pow(x - _mean(x, axes, True), 2).mean(
-            axes, keepdims=keepdims
-        ),
-        lambda x, axes, keepdims: lax.integer_pow(x - x.mean(axes, keepdims=True), 2).mean(
-            axes, keepdims=keepdims
-        ),
-        # As Flax computes it by default.
-        lambda x, axes, keepdims: jnp.maximum(
-            0.0,
-            lax.integer_pow(x, 2).mean(axes, keepdims=keepdims)
-            - lax.integer_pow(x.mean(axes, keepdims=keepdims), 2),
-        ),
-    ),
-    reduces=True,
-    options=({"keepdims": False}, {"keepdims": True}),
-)
-
-# Larger patterns first: the first match wins.
-ACTIVATIONS = (
-    softmax, log_softmax, logsumexp, variance,
-    gelu_tanh, gelu_erf, mish, silu, softplus, elu, leaky_relu, ramp, soft_sign, clip, square,
-)  # fmt: skip
 
 
 def rewrite(
@@ -277,7 +107,7 @@ def _sum_of_squares(x, _, *, dimension_numbers, preferred_element_type, **params
 REWRITES: dict[Any, Callable[..., Any]] = {
     jp.div_p: lambda x, y, **_: lax.mul(x, lax.integer_pow(y, -1)),
     jp.square_p: lambda x, **_: lax.integer_pow(x, 2),
-    jp.clamp_p: lambda low, x, high, **_: _clamp(low, x, high),
+    jp.clamp_p: lambda low, x, high, **_: clamp(low, x, high),
     jp.exp2_p: lambda x, **_: lax.exp(lax.mul(x, jnp.asarray(jnp.log(2.0), x.dtype))),
     jp.erfc_p: lambda x, **_: lax.sub(jnp.ones_like(x), lax.erf(x)),
     jp.acos_p: lambda x, **_: lax.sub(jnp.full_like(x, jnp.pi / 2), lax.asin(x)),

@@ -11,8 +11,9 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import primitives as jp
 
+from jaxbound._activations import ACTIVATIONS, Activation, is_nan
 from jaxbound._inline import flatten, live
-from jaxbound._primitives import ACTIVATIONS, COMMUTATIVE, Activation, is_nan
+from jaxbound._primitives import COMMUTATIVE
 from jaxbound._program import Atom, Constant, Equation, Graph, Var
 
 REACH = 6  # equations from the last one of a pattern back to the sum over its axes

@@ -9,10 +9,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
+from jaxbound import _activations as activations
 from jaxbound import _choices as choices
 from jaxbound import _curves as curves
 from jaxbound import _planes as planes
-from jaxbound import _primitives as program
 from jaxbound._interval import Interval
 from jaxbound._linear import once
 from jaxbound._lines import LINES
@@ -26,7 +26,7 @@ relaxations: dict[Any, Callable[..., Relaxation]] = {}
 elementwise: set[Any] = set()
 # Those among them made of straight pieces (maximum and minimum with a known value): ``kind`` chooses their lines.
 kinked: frozenset[Any] = frozenset(
-    {jp.abs_p, jp.max_p, jp.min_p, program.leaky_relu, program.ramp, program.clip}
+    {jp.abs_p, jp.max_p, jp.min_p, activations.leaky_relu, activations.ramp, activations.clip}
 )
 
 # Those that are not defined everywhere: lines through an operand's bounds may leave the domain, intervals seldom do.
@@ -115,9 +115,9 @@ def def_lines(primitive, lines: Callable[..., curves.Lines], inside: float = 0.5
 
 for _p, _lines in LINES.items():
     def_lines(_p, _lines, inside=2.0 if _p is jp.acosh_p else 0.5)
-_lines_of_ramp = relaxations[program.ramp]
-relaxations[program.ramp] = lambda x, r, *eta, **options: _lines_of_ramp(
-    x, program.spread(r, x.lower), *eta, **options
+_lines_of_ramp = relaxations[activations.ramp]
+relaxations[activations.ramp] = lambda x, r, *eta, **options: _lines_of_ramp(
+    x, activations.spread(r, x.lower), *eta, **options
 )
 
 
@@ -214,7 +214,7 @@ def _softmax_with(of_rows):
     return relax
 
 
-relaxations[program.logsumexp] = _reduced(planes.log_sum_exp)
-relaxations[program.variance] = _reduced(planes.variance)
-relaxations[program.softmax] = _softmax_with(planes.softmax)
-relaxations[program.log_softmax] = _softmax_with(planes.log_softmax)
+relaxations[activations.logsumexp] = _reduced(planes.log_sum_exp)
+relaxations[activations.variance] = _reduced(planes.variance)
+relaxations[activations.softmax] = _softmax_with(planes.softmax)
+relaxations[activations.log_softmax] = _softmax_with(planes.log_softmax)

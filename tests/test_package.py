@@ -20,6 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"_interval"},
     {"_linear", "_specification"},
+    {"_activations"},
     {"_primitives"},
     {"_program"},
     {"_control"},
