@@ -23,7 +23,7 @@ class LeNet(nn.Module):
       pool: max-pooling 2 x 2 after both convolutions.
 
     >>> import jax, jax.numpy as jnp
-    >>> variables = LeNet().init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    >>> variables = jax.eval_shape(LeNet().init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     >>> variables["params"]["Dense_0"]["kernel"].shape
     (400, 100)
     """
@@ -54,8 +54,8 @@ class PooledResNet(nn.Module):
 
     >>> import jax, jax.numpy as jnp
     >>> net = PooledResNet(((8, 2), (16, 2)))
-    >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
-    >>> net.apply(variables, jnp.zeros((2, 28, 28, 1))).shape
+    >>> x = jnp.zeros((2, 28, 28, 1))
+    >>> jax.eval_shape(net.init_with_output, jax.random.key(0), x)[0].shape
     (2, 10)
     """
 
