@@ -82,6 +82,10 @@ def _broadcast(x, *, shape, broadcast_dimensions, **_):
     return np.broadcast_to(x.reshape(aligned), shape)
 
 
+def _reshaped(x, *, new_sizes, dimensions, **_):
+    return (x if dimensions is None else x.transpose(dimensions)).reshape(new_sizes)
+
+
 def _selected(which, *cases):
     return np.where(which, *cases[::-1]) if len(cases) == 2 else NotImplemented
 
@@ -138,7 +142,7 @@ RULES = {
     "integer_pow": _of_floats(lambda x, *, y, **_: np.power(x, y)),
     "convert_element_type": _converted,
     "broadcast_in_dim": _broadcast,
-    "reshape": lambda x, *, new_sizes, **_: x.reshape(new_sizes),
+    "reshape": _reshaped,
     "squeeze": lambda x, *, dimensions, **_: np.squeeze(x, tuple(dimensions)),
     "transpose": lambda x, *, permutation, **_: np.transpose(x, permutation),
     "rev": lambda x, *, dimensions, **_: np.flip(x, tuple(dimensions)),

@@ -143,8 +143,8 @@ def test_an_unknown_number_of_steps(method):
 
 
 def test_unsupported_in_a_loop_names_the_line():
-    body = lambda c, _: (lax.digamma(c), None)
-    with pytest.raises(jb.UnsupportedPrimitiveError, match=r"digamma .*test_control_flow\.py:"):
+    body = lambda c, _: (lax.igamma(jnp.ones_like(c), c), None)
+    with pytest.raises(jb.UnsupportedPrimitiveError, match=r"igamma .*test_control_flow\.py:"):
         jb.ibp(lambda x: lax.scan(body, x, None, 2)[0], BOX)
 
 

@@ -218,7 +218,9 @@ def test_uncertain_weights(methods, dtype):
         found = values(model.apply, trees, x)
         for method, bounds in zip(methods, every, strict=False):
             assert_contains(bounds, found, 1e-4, method.__name__)
-        first, *linear = (np.sum(bounds.upper - bounds.lower) for bounds in every)
+        first, *linear = (
+            np.sum(np.asarray(bounds.upper) - np.asarray(bounds.lower)) for bounds in every
+        )
         assert max(linear) < 0.8 * first
 
 

@@ -240,7 +240,8 @@ def test_capacity_per_example():
     assert all(capacity[name] >= count.max() for name, count in counts.items())
     found = jax.jit(jax.vmap(functools.partial(jb.crown, fn, capacity=capacity)))(boxes)
     full = jax.jit(jax.vmap(functools.partial(jb.crown, fn)))(boxes)
-    np.testing.assert_allclose(found.lower, full.lower, atol=1e-5)
+    # The output is no looser than its interval, which the decided neurons keep.
+    assert (found.lower >= full.lower - 1e-5).all() and (found.upper <= full.upper + 1e-5).all()
 
 
 @pytest.mark.parametrize("capacity", [0, -3, 2.5, {"nowhere:0": 4}, {"input:0": 0}])
