@@ -80,7 +80,7 @@ def _places(lower, upper):
     count = lower.shape[-1]
     before = (upper[..., None, :] < lower[..., :, None]).sum(-1)
     after = (lower[..., None, :] > upper[..., :, None]).sum(-1)
-    place = jnp.arange(count).reshape(-1, 1)
+    place = jnp.arange(count).reshape(*[1] * (lower.ndim - 1), -1, 1)
     return (before[..., None, :] <= place) & (place <= count - 1 - after[..., None, :])
 
 
