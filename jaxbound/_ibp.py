@@ -21,7 +21,8 @@ def interval_walk(graph: Graph, env: dict[Var, Any], refine: Callable[[Var], Int
         it; the interval it returns replaces the operand's from there on.
     """
     pending = dict.fromkeys(relaxed_operands(graph))
-    for eqn in graph.equations:
+    # Known values first: refining an operand looks at the equations that read it.
+    for eqn in sorted(graph.equations, key=lambda eqn: bool(eqn.moving)):
         for var in eqn.inputs:
             if var in pending and linear_operands(eqn) is None:
                 env[var] = cast(refine(var), var.dtype)

@@ -78,6 +78,18 @@ def test_capacity_with_constant_lines():
     assert (intervals.lower <= some.lower).all() and (some.upper <= intervals.upper).all()
 
 
+def test_capacity_where_a_limit_comes_later():
+    """Its operand was refined before the known value beside it was computed: raised."""
+
+    def fn(x, c):
+        y = jnp.array([[1.0, 2.0], [-1.0, 3.0]]) @ jnp.tanh(x)
+        return jax.nn.relu(y) - jnp.maximum(y, jnp.cos(c))
+
+    box, c = jb.linf_ball(jnp.array([0.5, -1.0]), 1.0), jnp.array([0.1, 0.2])
+    some, every = jb.crown(fn, box, c, capacity=2), jb.crown(fn, box, c)
+    np.testing.assert_allclose([some.lower, some.upper], [every.lower, every.upper], atol=1e-5)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_complex_values_have_no_rule(method):
     with pytest.raises(jb.UnsupportedPrimitiveError, match="convert_element_type"):
