@@ -63,7 +63,7 @@ def rewrite(
         return None
     if primitive is jp.convert_element_type_p and params["new_dtype"] != np.dtype(bool):
         return None
-    return REWRITES.get(primitive)
+    return REWRITES.get(primitive) or _OF_SOME_VERSIONS.get(primitive.name)
 
 
 def _gather(x, indices, *, fill_value, **params):
@@ -128,4 +128,8 @@ REWRITES: dict[Any, Callable[..., Any]] = {
         jp.reduce_window_max_p.bind(lax.neg(x), **params)
     ),
     jp.reduce_min_p: lambda x, *, axes, **_: lax.neg(jnp.max(lax.neg(x), axis=axes)),
+}
+# By name: not every JAX version has them.
+_OF_SOME_VERSIONS: dict[str, Callable[..., Any]] = {
+    "one_minus_square": lambda x, **_: lax.sub(jnp.ones_like(x), lax.integer_pow(x, 2)),
 }
