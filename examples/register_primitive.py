@@ -29,7 +29,7 @@ def register_bessel() -> None:
         return jb.Interval(lax.bessel_i0e(farthest), lax.bessel_i0e(nearest))
 
     @jb.register_relaxation(primitive)
-    def relaxation(x, *, image, kind, **_params):
+    def relaxation(x, *, image, choice, **_params):
         # On one side of 0, a tangent below it and a chord above it; across 0, its interval.
         one_side = (x.lower >= 0) | (x.upper <= 0)
         apart = one_side & (x.upper > x.lower)

@@ -22,6 +22,7 @@ def walk_back(
     offset,
     env: dict[Var, Any],
     relax: Callable[[Equation], Relaxation] | None,
+    visit: Callable[[Rows, Any], None] = lambda rows, offset: None,
 ) -> tuple[Rows, Any]:
     """Lower bounds of ``sum_v rows[v] . v + offset`` in terms of earlier values.
 
@@ -31,6 +32,7 @@ def walk_back(
       offset: ``[K]``.
       env: the values of known variables.
       relax: gives the relaxation of a non-linear equation; None: the rows stay at its outputs.
+      visit: sees the rows and the offset behind every relaxation: a bound as well.
 
     Returns:
       ``ends, offset [K]`` with ``sum_v ends[v] . v + offset`` below the value of the start; the keys of
@@ -58,6 +60,8 @@ def walk_back(
         offset = offset + added
         for v, row in found:
             live[v] = live[v] + row if v in live else row
+        if linear is None:
+            visit(ends | live, offset)
     return ends | live, offset
 
 

@@ -14,9 +14,17 @@ from jaxbound._errors import check_supported
 from jaxbound._exactness import LOOSE, exactness
 from jaxbound._graph import trace
 from jaxbound._ibp import interval_walk, relaxed_operands
-from jaxbound._interval import Interval, check_ends, enclosing_box, intersect, is_region
+from jaxbound._interval import (
+    Interval,
+    check_ends,
+    concrete,
+    enclosing_box,
+    intersect,
+    is_region,
+)
+from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Graph, Var, read
-from jaxbound._relaxations import check_kind
+from jaxbound._relaxations import KINDS, check_kind
 from jaxbound._rows import Walk
 from jaxbound._strategies import Recipe
 
@@ -29,13 +37,15 @@ def prepare(
     intermediates=None,
     chunk_size=None,
     capacity=None,
+    early=False,
+    search=None,
     before: Callable[[Walk, Var], None] = lambda walk, var: None,
 ) -> Walk:
     """Traces, checks and walks up: afterwards every operand of a non-linear equation is bounded.
 
     ``before`` sees every operand that the method is about to bound.
     """
-    _check_options(relaxation, chunk_size)
+    _check_chunk_size(chunk_size)
     leaves = jax.tree.leaves(args, is_leaf=is_region)
     if not any(map(is_region, leaves)):
         raise ValueError(
@@ -48,8 +58,8 @@ def prepare(
         var: enclosing_box(x) if is_region(x) else x
         for var, x in zip(graph.inputs, leaves, strict=True)
     }
-    limits = _capacities(graph, capacity)
-    walk = Walk(graph, regions, env, relaxation, chunk_size, examples(args), limits)
+    lines, limits = _lines(graph, relaxation), _capacities(graph, capacity)
+    walk = Walk(graph, regions, env, *lines, chunk_size, examples(args), limits, early, search)
     given = _given(graph, intermediates)
     levels = exactness(graph, regions, restart=False)
 
@@ -63,8 +73,7 @@ def prepare(
     return walk
 
 
-def _check_options(relaxation, chunk_size) -> None:
-    check_kind(relaxation)
+def _check_chunk_size(chunk_size) -> None:
     if chunk_size is not None and not (isinstance(chunk_size, int) and chunk_size > 0):
         raise ValueError(f"chunk_size is {chunk_size!r}; expected a positive integer or None")
 
@@ -78,6 +87,45 @@ def names_of(graph: Graph) -> dict[str, Var]:
         count = sum(name.rpartition(":")[0] == place for name in names)
         names[f"{place}:{count}"] = var
     return names
+
+
+def lines_of(graph: Graph) -> dict[str, Var]:
+    """The values of non-linear equations by the name of their first operand, and a counter where it has more."""
+    names = {var: name for name, var in names_of(graph).items()}
+    found: dict[str, Var] = {}
+    for eqn in graph.equations:
+        operands = [names[v] for v in eqn.moving.values() if v in names]
+        if operands and linear_operands(eqn) is None:
+            count = sum(name.partition("#")[0] == operands[0] for name in found)
+            found[f"{operands[0]}#{count}" if count else operands[0]] = eqn.outputs[0]
+    return found
+
+
+def _lines(graph: Graph, relaxation) -> tuple[str, dict[Var, dict[str, Any]]]:
+    """The kind of lines, and where free lines lie instead."""
+    if not isinstance(relaxation, dict):
+        check_kind(relaxation)
+        return relaxation, {}
+    names, alphas = lines_of(graph), {}
+    for name, sides in relaxation.items():
+        if name not in names:
+            raise ValueError(
+                f"relaxation has {name!r}; expected among {', '.join(map(repr, names))}"
+            )
+        var = names[name]
+        for side, alpha in sides.items():
+            if side not in ("lower", "upper") or jnp.shape(alpha) != var.shape:
+                raise ValueError(
+                    f"relaxation[{name!r}] has {side!r} of shape {jnp.shape(alpha)}; expected "
+                    f"'lower' or 'upper' of shape {var.shape}"
+                )
+            value = concrete(alpha)
+            if value is not None and not ((value >= 0) & (value <= 1)).all():
+                raise ValueError(f"relaxation[{name!r}][{side!r}] is not in [0, 1]: {value}")
+        alphas[var] = {
+            side: jnp.clip(alpha, 0, 1).astype(var.dtype) for side, alpha in sides.items()
+        }
+    return KINDS[0], alphas
 
 
 def _capacities(graph: Graph, capacity) -> Callable[[Var], int | None]:

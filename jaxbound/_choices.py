@@ -15,6 +15,7 @@ from jax import lax
 from jax.extend.core import primitives as jp
 
 from jaxbound._arithmetic import ends
+from jaxbound._curves import Choice
 from jaxbound._interval import Interval
 from jaxbound._planes import Relaxation, greatest
 
@@ -126,10 +127,10 @@ def select_n(which, *cases, **params):
     return Interval(*(jp.select_n_p.bind(which, *side, **params) for side in sides))
 
 
-def select_n_lines(which, *cases, image, kind, **_) -> Relaxation:
+def select_n_lines(which, *cases, image, choice, **_) -> Relaxation:
     """Lines of the largest and the least case that the predicate may choose: the case itself if one.
 
-    Where they leave more room than the interval (at the centre, or anywhere if kind is "tight"), it
+    Where they leave more room than the interval (at the centre, or anywhere if tight), it
     takes over.
     """
     possible = _possible(which, cases)
@@ -141,10 +142,15 @@ def select_n_lines(which, *cases, image, kind, **_) -> Relaxation:
 
     below = Interval(-image.upper, -image.lower)
     negated = [Interval(-case.upper, -case.lower) for case in moving]
-    high = greatest(stacked, moving, image, possible).upper
-    low = greatest(lambda *xs: -stacked(*(-x for x in xs)), negated, below, possible).upper
+    high = greatest(stacked, moving, image, Choice(), possible).upper
+    low = greatest(
+        lambda *xs: -stacked(*(-x for x in xs)), negated, below, Choice(), possible
+    ).upper
     lowest, highest = (
-        [case.center if kind != "tight" else end for case, end in zip(moving, side, strict=True)]
+        [
+            case.center if choice.kind != "tight" else end
+            for case, end in zip(moving, side, strict=True)
+        ]
         for side in ([c.lower for c in moving], [c.upper for c in moving])
     )
     under = -low(*(-x for x in lowest)) >= image.lower
@@ -171,7 +177,7 @@ def gather_selected(tangents, operand, **params):
     return hull(may, Interval(*map(pick, ends(tangents))))
 
 
-def gather_selected_lines(tangents, operand, *, image, kind, **params) -> Relaxation:
+def gather_selected_lines(tangents, operand, *, image, choice, **params) -> Relaxation:
     pick, _, surely = _selected(operand, **params)
     decided = surely.any(-1)
 
@@ -206,7 +212,7 @@ def scatter_selected(source, operand, **params):
     return Interval(*(scatter(a + b) for a, b in zip(sure, maybe, strict=True)))
 
 
-def scatter_selected_lines(source, operand, *, image, kind, **params) -> Relaxation:
+def scatter_selected_lines(source, operand, *, image, choice, **params) -> Relaxation:
     scatter, surely, maybe = _scattering(source, operand, **params)
 
     def scattered(values):
@@ -216,4 +222,5 @@ def scatter_selected_lines(source, operand, *, image, kind, **params) -> Relaxat
 
         return line
 
-    return Relaxation(*map(scattered, maybe))
+    lower, upper = map(scattered, maybe)
+    return Relaxation(lower, upper)

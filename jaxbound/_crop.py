@@ -60,8 +60,8 @@ class Crop:
     masks: dict[Var, tuple[Window, tuple[int, ...]]]
     starts: dict[Var, Span]
 
-    def at(self, place: Sequence[Any], env: dict[Var, Any], regions: dict[Var, Any]):
-        """The values and input regions of the graph at one place."""
+    def at(self, place: Sequence[Any], env: dict[Var, Any], regions: dict[Var, Any], alphas):
+        """The values, input regions and alphas of the graph at one place."""
         here = {
             new: cut(read(env, atom), window, new.shape, place)
             for new, (atom, window) in self.parts.items()
@@ -77,7 +77,12 @@ class Crop:
             atom, window = self.parts[new]
             part = cut(regions[cast(Var, atom)], window, new.shape, place)
             inputs[new] = jax.tree.map(once, part)
-        return here, inputs
+        sides = {
+            new: {side: cut(x, window, new.shape, place) for side, x in alphas[atom].items()}
+            for new, (atom, window) in self.parts.items()
+            if atom in alphas
+        }
+        return here, inputs, sides
 
     def everywhere(self, fn: Callable[[Sequence[Any]], Any], at_once: int):
         """``fn(place)`` at all places, arrays, with a leading axis of the places."""

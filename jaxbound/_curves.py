@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +26,31 @@ class Lines(NamedTuple):
 
 
 Function = Callable[[Any], Any]
+
+
+class Choice:
+    """Which of its sound lines a relaxation takes: those of a kind, or at given alphas.
+
+    A line that is free lies between two extremes; its alpha in [0, 1] says where. Lines are free
+    "lower", "upper", or on both sides.
+
+    Attributes:
+      kind: of `KINDS`.
+      given: alphas by side, of the shape of the primitive's value.
+      taken: where the free lines of the kind lie, or those given.
+    """
+
+    def __init__(self, kind: str = "adaptive", given: Mapping[str, Any] | None = None):
+        self.kind, self.given, self.taken = kind, dict(given or {}), dict(given or {})
+
+    def between(self, side: str, first, last, usual):
+        """A number between two: the usual one of the kind, or at the alpha that was given."""
+        if side in self.given:
+            return first + self.given[side] * (last - first)
+        apart = last != first
+        share = jnp.where(apart, (usual - first) / jnp.where(apart, last - first, 1), 0)
+        self.taken.setdefault(side, jnp.clip(share, 0, 1))
+        return usual
 
 
 def all_finite(*arrays):
@@ -65,10 +90,10 @@ def piecewise_linear(fn: Function, l, u, kinks: Sequence[Any], lower_slope, uppe
     return _intercepts(fn, lower_slope, upper_slope, [l, u, *inner])
 
 
-def one_kink(fn: Function, l, u, kink, left, right, kind: str) -> Lines:
+def one_kink(fn: Function, l, u, kink, left, right, choice: Choice, side="lower") -> Lines:
     """Lines for slope ``left`` below ``kink`` and ``right`` above it (ReLU: 0, 0, 1).
 
-    On the side of the kink's corner every slope between ``left`` and ``right`` touches it: "adaptive"
+    On the ``side`` of the kink's corner every slope between ``left`` and ``right`` touches it: "adaptive"
     takes the one of least area (CROWN), "tight" the one nearest to constant (Lyu et al.), "parallel"
     the chord's (Fast-Lin).
     """
@@ -76,42 +101,42 @@ def one_kink(fn: Function, l, u, kink, left, right, kind: str) -> Lines:
     stable = jnp.where(l >= kink, right, left)
     slope = chord(fn, jnp.where(unstable, l, kink - 1), jnp.where(unstable, u, kink + 1))
     slope = jnp.clip(slope, jnp.minimum(left, right), jnp.maximum(left, right))
-    if kind == "parallel":
+    if choice.kind == "parallel":
         corner = slope
-    elif kind == "tight":
-        corner = jnp.clip(0.0, jnp.minimum(left, right), jnp.maximum(left, right))
+    elif choice.kind == "tight":
+        corner = jnp.clip(jnp.zeros_like(l), jnp.minimum(left, right), jnp.maximum(left, right))
     else:
-        corner = jnp.where(u - kink > kink - l, right, left)
+        corner = jnp.where(u - kink > kink - l, right, left).astype(l.dtype)
+    corner = choice.between(side, left, right, corner)
     convex = left <= right
     lower = jnp.where(unstable, jnp.where(convex, corner, slope), stable)
     upper = jnp.where(unstable, jnp.where(convex, slope, corner), stable)
     return piecewise_linear(fn, l, u, [kink], lower, upper)
 
 
-def two_kinks(fn: Function, l, u, low, high, outer, kind: str) -> Lines:
+def two_kinks(fn: Function, l, u, low, high, outer, choice: Choice) -> Lines:
     """Lines for slope 1 on [low, high] and ``outer`` on both sides (ParamRamp, clip).
 
     The table of Lyu et al., arXiv 2104.00447, appendix A.7; any slope is sound, for all parameters.
     """
     crosses_low, crosses_high = (l < low) & (u > low), (l < high) & (u > high)
-    both = crosses_low & crosses_high
     stable = jnp.where((u <= low) | (l >= high), outer, 1.0)
     across = chord(fn, l, u)
-    if kind == "parallel":
-        slope = jnp.where(crosses_low | crosses_high, across, stable)
-        return piecewise_linear(fn, l, u, [low, high], slope, slope)
-    # Tight: along the outer piece. Adaptive: the slope of least area.
-    to_right = (kind != "tight") & (u - low > low - l)
-    to_left = (kind != "tight") & (u - high <= high - l)
-    below = jnp.where(to_right, jnp.where(crosses_high, _slope(fn, low, u), 1.0), outer)
+    # At the left kink, the slopes of lines below; at the right one, of those above.
+    right = jnp.where(crosses_high, _slope(fn, low, u), 1.0)
     # A right kink beyond u, infinite perhaps, must not enter the gradient.
-    inside = jnp.where(crosses_high, high, u)
-    above = jnp.where(to_left, jnp.where(crosses_low, _slope(fn, l, inside), 1.0), outer)
+    left = jnp.where(crosses_low, _slope(fn, l, jnp.where(crosses_high, high, u)), 1.0)
+    if choice.kind == "parallel":
+        below = above = across
+    else:  # tight: along the outer piece; adaptive: the slope of least area
+        free = choice.kind != "tight"
+        below = jnp.where(free & (u - low > low - l), right, outer)
+        above = jnp.where(free & (u - high <= high - l), left, outer)
+    below = choice.between("lower", outer, right, below)
+    above = choice.between("upper", outer, left, above)
     lower = jnp.where(crosses_low, below, jnp.where(crosses_high, across, stable))
     upper = jnp.where(crosses_high, above, jnp.where(crosses_low, across, stable))
-    return piecewise_linear(
-        fn, l, u, [low, high], jnp.where(both, below, lower), jnp.where(both, above, upper)
-    )
+    return piecewise_linear(fn, l, u, [low, high], lower, upper)
 
 
 def _slope(fn: Function, a, b):
@@ -138,22 +163,26 @@ def negated(lines: Lines) -> Lines:
     )
 
 
-def concave(fn: Function, l, u) -> Lines:
-    """Below: the chord. Above: the tangent at the centre."""
-    return negated(convex(lambda z: -fn(z), l, u))
+def concave(fn: Function, l, u, tangent_at=None) -> Lines:
+    """Below: the chord. Above: a tangent (at the centre unless told)."""
+    return negated(convex(lambda z: -fn(z), l, u, tangent_at))
 
 
-def s_shaped(fn: Function, l, u, bend: Any = 0.0) -> Lines:
+def s_shaped(
+    fn: Function, l, u, bend: Any = 0.0, choice: Choice | None = None, sides=("lower", "upper")
+) -> Lines:
     """Lines for a function that is convex below ``bend`` and concave above it (sigmoid, tanh, arctan).
 
-    Above: the tangent that passes through (l, f(l)) if it touches inside the interval, else the
-    chord; where all is concave, the tangent at the centre. Below: the same, turned around.
+    Above: the tangent that passes through (l, f(l)) if it touches inside the interval (or any further
+    right), else the chord; where all is concave, the tangent at the centre (or anywhere). Below: the
+    same, turned around.
 
     References: Boopathy et al., arXiv 1811.12395.
     """
-    upper_slope, touch = _upper(fn, l, u, bend)
+    choice = choice or Choice()
+    upper_slope, touch = _upper(fn, l, u, bend, choice, sides[1])
     mirrored = lambda z: -fn(-z)
-    lower_slope, mirrored_touch = _upper(mirrored, -u, -l, -bend)
+    lower_slope, mirrored_touch = _upper(mirrored, -u, -l, -bend, choice, sides[0])
     above = jnp.maximum(fn(l) - upper_slope * l, fn(touch) - upper_slope * touch)
     above = jnp.where(l >= bend, fn(touch) - upper_slope * touch, above)
     other = -mirrored_touch
@@ -162,7 +191,7 @@ def s_shaped(fn: Function, l, u, bend: Any = 0.0) -> Lines:
     return Lines(lower_slope, below, upper_slope, above)
 
 
-def _upper(fn: Function, l, u, bend):
+def _upper(fn: Function, l, u, bend, choice: Choice, side: str):
     """Slope of the upper line of a convex-concave function, and a point where it touches."""
     slope_at = derivative(fn)
     start = jnp.broadcast_to(jnp.asarray(bend, u.dtype), u.shape)
@@ -170,9 +199,10 @@ def _upper(fn: Function, l, u, bend):
     touch = bisect(lambda z: _slope(fn, l, z) >= slope_at(z), start, jnp.maximum(u, start))[1]
     # Asked at u, where the answer is clear: at the touching point itself rounding would decide.
     inside = _slope(fn, l, u) >= slope_at(u)
-    center = 0.5 * l + 0.5 * u
-    tangent = (l >= bend) | ((u > bend) & inside)
-    touch = jnp.where(l >= bend, center, touch)
+    all_concave = l >= bend
+    tangent = all_concave | ((u > bend) & inside)
+    first = jnp.where(all_concave, l, jnp.minimum(touch, u))
+    touch = choice.between(side, first, u, jnp.where(all_concave, 0.5 * l + 0.5 * u, touch))
     return jnp.where(tangent, slope_at(touch), chord(fn, l, u)), jnp.where(tangent, touch, u)
 
 
@@ -189,7 +219,7 @@ def bisect(beyond: Function, low, high):
     return lax.stop_gradient(bracket)
 
 
-def wavy(fn: Function, l, u, bends: Sequence[float], first: int) -> Lines:
+def wavy(fn: Function, l, u, bends: Sequence[float], first: int, choice: Choice) -> Lines:
     """Lines for a function whose curvature changes sign at ``bends`` only.
 
     Slopes: the tangent's at the centre where the whole interval curves one way, else the chord's.
@@ -201,12 +231,16 @@ def wavy(fn: Function, l, u, bends: Sequence[float], first: int) -> Lines:
     """
     pieces = list(itertools.pairwise([-jnp.inf, *bends, jnp.inf]))
     signs = [first * (-1) ** i for i in range(len(pieces))]
-    across, tangent = chord(fn, l, u), derivative(fn)(0.5 * l + 0.5 * u)
+    slope_at = derivative(fn)
+    across, tangent = chord(fn, l, u), slope_at(0.5 * l + 0.5 * u)
     lower_slope = upper_slope = across
     for (a, b), sign in zip(pieces, signs, strict=True):
         within = (l >= a) & (u <= b)
         lower_slope = jnp.where(within & (sign > 0), tangent, lower_slope)
         upper_slope = jnp.where(within & (sign < 0), tangent, upper_slope)
+    slopes = jnp.stack([slope_at(l), slope_at(u), tangent, across])
+    lower_slope = choice.between("lower", slopes.min(0), slopes.max(0), lower_slope)
+    upper_slope = choice.between("upper", slopes.min(0), slopes.max(0), upper_slope)
     points = [l, u, *(jnp.clip(jnp.asarray(bend, l.dtype), l, u) for bend in bends)]
     lines = _intercepts(fn, lower_slope, upper_slope, points)
     below, above = lines.lower_intercept, lines.upper_intercept

@@ -70,21 +70,31 @@ class Forward:
     convolutional net by blocks of them, through the windows that these reach.
 
     Args:
-      graph, regions, env: as of `Walk`.
-      relaxing: the relaxations on the intervals of an environment.
+      graph, regions, env, alphas: as of `Walk`.
+      relaxing: the relaxations on the intervals of an environment, with alphas.
       at_once: how many elements of the inputs, for a graph.
       kept: up to how many all coefficients of all variables are kept.
       examples: of the batch, side by side.
     """
 
     def __init__(
-        self, graph: Graph, regions: dict[Var, Region], env, *, relaxing, at_once, kept, examples
+        self,
+        graph: Graph,
+        regions: dict[Var, Region],
+        env,
+        *,
+        alphas,
+        relaxing,
+        at_once,
+        kept,
+        examples,
     ):
         self.graph, self.regions, self.env = graph, regions, env
-        self.relaxing, self.at_once, self.examples = relaxing, at_once, examples
+        self.alphas, self.relaxing = alphas, relaxing
+        self.at_once, self.examples = at_once, examples
         self.total = sum(var.size for var in regions)
         self.whole = self.total <= kept
-        self._relax = relaxing(env)
+        self._relax = relaxing(env, alphas=alphas)
         self._all, self._none = (self._walk(jnp.arange(n), self._relax) for n in (self.total, 0))
         self.cone = functools.cache(functools.partial(cone, graph))
 
@@ -96,7 +106,7 @@ class Forward:
         if self.cone(var) is None:
             return self._none(var).offset
         # On the intervals of now, as the blocks.
-        return self._walk(jnp.arange(0), self.relaxing(self.env))(var).offset
+        return self._walk(jnp.arange(0), self.relaxing(self.env, alphas=self.alphas))(var).offset
 
     def linear(self, var: Var) -> Affine:
         """With all coefficients."""
@@ -160,11 +170,12 @@ class Forward:
     def _of_block(self, reached: Crop, index):
         """The block's place and region, and the coefficients of the target's window; beyond the blocks, 0."""
         place = jnp.unravel_index(index, reached.counts)
-        env, regions = reached.at(place, self.env, self.regions)
+        env, regions, alphas = reached.at(place, self.env, self.regions, self.alphas)
         ((source, region),) = regions.items()
         inside = reached.inside(source, place) & (index < math.prod(reached.counts))
         seed = jnp.diag(inside.ravel().astype(source.dtype)).reshape(-1, *source.shape)
-        walk = linear_walk(reached.graph, {source: _linear(seed)}, env, self.relaxing(env))
+        relax = self.relaxing(env, alphas=alphas)
+        walk = linear_walk(reached.graph, {source: _linear(seed)}, env, relax)
         return place, region, ends(walk(reached.target).coeffs)
 
     def _shares_of_blocks(self, reached: Crop, indices):

@@ -18,9 +18,9 @@ from jax.extend.core import primitives as jp
 from jaxbound import _activations as activations
 from jaxbound import _arithmetic as arithmetic
 from jaxbound import _arrays as arrays
+from jaxbound import _axes as along
 from jaxbound import _choices as choices
 from jaxbound import _integers as integers
-from jaxbound import _planes as planes
 from jaxbound import _waves as waves
 from jaxbound._interval import Interval
 from jaxbound._primitives import REARRANGE
@@ -215,8 +215,8 @@ def _softmax(finish, absent):
     """``finish(log softmax)``: entry i increases in z_i and falls in every other."""
 
     def bound(x, where=None, *, axes):
-        rows = planes.Rows(x.shape, axes)
-        least, most = planes.differences(*rows.ends(x, where))
+        rows = along.Rows(x.shape, axes)
+        least, most = along.differences(*rows.ends(x, where))
         ends = (rows.back(finish(-jax.nn.logsumexp(end, -1))) for end in (most, least))
         return Interval(*(end if where is None else jnp.where(where, end, absent) for end in ends))
 
@@ -225,8 +225,8 @@ def _softmax(finish, absent):
 
 def _variance(x, *, axes, keepdims):
     """By its planes, and from below by the distance from equal entries: that of the centre less the radius."""
-    l, u = planes.Rows(x.shape, axes).ends(x)
-    below, above = planes.variance(l, u)
+    l, u = along.Rows(x.shape, axes).ends(x)
+    below, above = along.variance(l, u)
     lower, upper = (
         below.at(jnp.where(below.weights > 0, l, u)),
         above.at(jnp.where(above.weights > 0, u, l)),

@@ -1,4 +1,4 @@
-"""Which lines bound which function of one variable: ``lines(fn, l, u, kind, *known, **params)``."""
+"""Which lines bound which function of one variable: ``lines(fn, l, u, choice, *known, **params)``."""
 
 from __future__ import annotations
 
@@ -15,58 +15,66 @@ from jaxbound import _waves as waves
 from jaxbound._interval import concrete
 
 
-def _convex(fn, l, u, kind, *known, **params):
-    return curves.convex(fn, l, u)
+def _center(l, u):
+    return 0.5 * l + 0.5 * u
 
 
-def _concave(fn, l, u, kind, *known, **params):
-    return curves.concave(fn, l, u)
+def _convex(fn, l, u, choice, *known, **params):
+    return curves.convex(fn, l, u, choice.between("lower", l, u, _center(l, u)))
 
 
-def _s_shaped(fn, l, u, kind, *known, **params):
-    return curves.s_shaped(fn, l, u)
+def _concave(fn, l, u, choice, *known, **params):
+    return curves.concave(fn, l, u, choice.between("upper", l, u, _center(l, u)))
 
 
-def _turned(fn, l, u, kind, *known, **params):
+def _s_shaped(fn, l, u, choice, *known, **params):
+    return curves.s_shaped(fn, l, u, choice=choice)
+
+
+def _turned(fn, l, u, choice, *known, **params):
     """Concave below 0 and convex above it."""
-    return curves.negated(curves.s_shaped(lambda z: -fn(z), l, u))
+    turned = curves.s_shaped(lambda z: -fn(z), l, u, choice=choice, sides=("upper", "lower"))
+    return curves.negated(turned)
 
 
-def _exp(fn, l, u, kind, **_):
+def _exp(fn, l, u, choice, **_):
     # A tangent further right than l + 1 would be negative at l.
-    return curves.convex(fn, l, u, jnp.minimum(0.5 * l + 0.5 * u, l + 0.99))
+    last = jnp.minimum(u, l + 0.99)
+    return curves.convex(
+        fn, l, u, choice.between("lower", l, last, jnp.minimum(_center(l, u), last))
+    )
 
 
-def _integer_pow(fn, l, u, kind, *, y, **_):
+def _integer_pow(fn, l, u, choice, *, y, **_):
     if y > 1 and y % 2 == 1:
-        return _turned(fn, l, u, kind)
-    lines = curves.convex(fn, l, u)
+        return _turned(fn, l, u, choice)
+    lines = _convex(fn, l, u, choice)
     if y > 0 or y % 2 == 0:
         return lines
-    below = curves.concave(fn, l, u)  # odd negative powers left of the pole
+    below = _concave(fn, l, u, choice)  # odd negative powers left of the pole
     return curves.Lines(*(jnp.where(u < 0, a, b) for a, b in zip(below, lines, strict=True)))
 
 
-def _pow(fn, l, u, kind, exponent, **_):
+def _pow(fn, l, u, choice, exponent, **_):
     bulges = (exponent > 0) & (exponent < 1)
-    pairs = zip(curves.concave(fn, l, u), curves.convex(fn, l, u), strict=True)
+    pairs = zip(_concave(fn, l, u, choice), _convex(fn, l, u, choice), strict=True)
     return curves.Lines(*(jnp.where(bulges, a, b) for a, b in pairs))
 
 
 def _wavy(*bends: float, first: int):
-    return lambda fn, l, u, kind, **_: curves.wavy(fn, l, u, bends, first)
+    return lambda fn, l, u, choice, **_: curves.wavy(fn, l, u, bends, first, choice)
 
 
-def _elu(fn, l, u, kind, alpha, **_):
+def _elu(fn, l, u, choice, alpha, **_):
     value = concrete(alpha)
     if value is not None and (value >= 0).all() and (value <= 1).all():
-        return curves.convex(fn, l, u)
-    pairs = zip(curves.wavy(fn, l, u, (0.0,), 1), curves.wavy(fn, l, u, (0.0,), -1), strict=True)
+        return _convex(fn, l, u, choice)
+    pairs = zip(*(curves.wavy(fn, l, u, (0.0,), first, choice) for first in (1, -1)), strict=True)
     return curves.Lines(*(jnp.where(alpha >= 0, a, b) for a, b in pairs))
 
 
 def _wave(peak: float):
-    return lambda fn, l, u, kind, **_: waves.wave(fn, peak, l, u)
+    return lambda fn, l, u, choice, **_: waves.wave(fn, peak, l, u)
 
 
 LINES: dict[Any, Callable[..., curves.Lines]] = {
@@ -93,16 +101,20 @@ LINES: dict[Any, Callable[..., curves.Lines]] = {
     jp.pow_p: _pow,
     jp.sin_p: _wave(math.pi / 2),
     jp.cos_p: _wave(0.0),
-    jp.tan_p: lambda fn, l, u, kind, **_: waves.tangent(fn, l, u),
+    jp.tan_p: lambda fn, l, u, choice, **_: waves.tangent(fn, l, u),
     activations.elu: _elu,
     activations.silu: _wavy(-2.3993572805154677, 2.3993572805154677, first=-1),
     activations.gelu_erf: _wavy(-(2**0.5), 2**0.5, first=-1),
     activations.gelu_tanh: _wavy(-1.4185040088, 1.4185040088, first=-1),
     activations.mish: _wavy(-2.2563763963607926, 1.4905711794854284, first=-1),
-    jp.abs_p: lambda fn, l, u, kind, **_: curves.one_kink(fn, l, u, 0.0, -1.0, 1.0, kind),
-    activations.leaky_relu: lambda fn, l, u, kind, a: curves.one_kink(fn, l, u, 0.0, a, 1.0, kind),
-    activations.ramp: lambda fn, l, u, kind, r, eta: curves.two_kinks(fn, l, u, 0.0, r, eta, kind),
-    activations.clip: lambda fn, l, u, kind, low, high: curves.two_kinks(
-        fn, l, u, low, high, 0.0, kind
+    jp.abs_p: lambda fn, l, u, choice, **_: curves.one_kink(fn, l, u, 0.0, -1.0, 1.0, choice),
+    activations.leaky_relu: lambda fn, l, u, choice, a: curves.one_kink(
+        fn, l, u, 0.0, a, 1.0, choice
+    ),
+    activations.ramp: lambda fn, l, u, choice, r, eta: curves.two_kinks(
+        fn, l, u, 0.0, r, eta, choice
+    ),
+    activations.clip: lambda fn, l, u, choice, low, high: curves.two_kinks(
+        fn, l, u, low, high, 0.0, choice
     ),
 }

@@ -6,16 +6,18 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
+import optax
 
 from jaxbound import _rows
 from jaxbound import _strategies as s
-from jaxbound._call import names_of, outputs, precision, prepare
+from jaxbound._alpha import Search
+from jaxbound._call import outputs, precision, prepare
 from jaxbound._interval import Interval, cast
-from jaxbound._linear import LinearBounds
 from jaxbound._program import Var
-from jaxbound._rows import linear_bounds_of
 from jaxbound._strategies import Recipe
+
+# Of alphas in [0, 1].
+OPTIMIZER = optax.adam(optax.exponential_decay(0.1, 1, 0.98))
 
 
 def _bound(method, fn, args, **options) -> Any:
@@ -82,7 +84,7 @@ def lbp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None):
     )
 
 
-def crown_ibp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None):
+def crown_ibp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None, early=False):
     """CROWN-IBP: ``lower <= fn(x) <= upper``; intervals inside, one walk back from the output.
 
     Arguments, result and errors as in `crown`.
@@ -103,10 +105,11 @@ def crown_ibp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=N
         relaxation=relaxation,
         intermediates=intermediates,
         chunk_size=chunk_size,
+        early=early,
     )
 
 
-def crown_lbp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None):
+def crown_lbp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None, early=False):
     """CROWN-LBP: ``lower <= fn(x) <= upper``; forward linear bounds inside, one walk back from the output.
 
     Arguments, result and errors as in `crown`.
@@ -127,10 +130,19 @@ def crown_lbp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=N
         relaxation=relaxation,
         intermediates=intermediates,
         chunk_size=chunk_size,
+        early=early,
     )
 
 
-def crown(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None, capacity=None):
+def crown(
+    fn,
+    *args,
+    relaxation="adaptive",
+    intermediates=None,
+    chunk_size=None,
+    capacity=None,
+    early=False,
+):
     """CROWN: ``lower <= fn(x) <= upper`` for all x in the arguments' regions; everything by walking back.
 
     Args:
@@ -138,7 +150,7 @@ def crown(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None,
       *args: pytrees. Every `Interval` or `LpBall` leaf is uncertain, all else is known.
       relaxation: the lines of piecewise-linear activations: "adaptive" (least area, CROWN), "tight"
         (nested, never worse than intervals; Lyu et al.), "parallel" (Fast-Lin), or "constant" (for
-        all activations: intervals).
+        all activations: intervals). Or where free lines lie, in the form that `alphas` gives.
       intermediates: optional dict from `intermediate_bounds`; intersected with what is found.
       chunk_size: how many rows walk back at once (at least those of one place in an image), or, in
         forward bounds, how many directions of the input walk up. By default what a CPU's cache holds,
@@ -146,6 +158,8 @@ def crown(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None,
       capacity: how many elements of each operand of a non-linear equation walk back, of those whose
         lines are not exact yet; the others keep their intervals, which is sound if there are more.
         An integer, or one per name as `capacities` gives them; None: all elements.
+      early: whether rows are concretized at the intermediate intervals that they meet as well, the best
+        of which counts (DeepPoly). Helps where adaptive lines meet intervals, on certified networks.
 
     Returns:
       `Interval`s in the tree and shapes of ``fn``'s output. The guarantee is for real arithmetic on
@@ -172,6 +186,72 @@ def crown(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None,
         intermediates=intermediates,
         chunk_size=chunk_size,
         capacity=capacity,
+        early=early,
+    )
+
+
+def alpha_crown(
+    fn,
+    *args,
+    steps: int = 20,
+    optimizer=None,
+    optimize_intermediates: bool = False,
+    relaxation="adaptive",
+    intermediates=None,
+    chunk_size=None,
+    capacity=None,
+    early=False,
+):
+    """alpha-CROWN: ``lower <= fn(x) <= upper``, as `crown` by lines that are optimised for every output.
+
+    Every free line (below an unstable relu, a tangent's point, the planes of a product) lies at an alpha
+    in [0, 1]. Each element of the output has its own alphas for its lower and its upper end; the best
+    bound of all steps is kept, so it is never looser than its start, the better of "adaptive" and
+    "tight" lines between the same intermediate bounds.
+
+    Args:
+      fn: as of `crown`.
+      *args: as of `crown`.
+      steps: gradient steps; one costs about three walks back.
+      optimizer: an optax gradient transformation; None: Adam, its rate 0.1 falling by 2 % a step.
+      optimize_intermediates: whether every intermediate bound is optimised too, row by row: a step then
+        costs about three times `crown`.
+      relaxation: the lines of the intermediate bounds, and one more start.
+      intermediates: as of `crown`.
+      chunk_size: as of `crown`.
+      capacity: as of `crown`.
+      early: as of `crown`.
+
+    Returns:
+      `Interval`s, as `crown`. For `jax.grad`, the alphas found are constants.
+
+    Raises:
+      ValueError: ``steps`` is negative, or ``relaxation`` is "constant". Else as `crown`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxbound as jb
+      >>> box = jb.linf_ball(jnp.array([1.0, -1.0]), 2.0)
+      >>> fn = lambda x: jax.nn.relu(x[0] + x[1]) + jax.nn.relu(x[0] - x[1]) + jax.nn.relu(-x[0])
+      >>> round(jb.crown(fn, box).lower.item(), 2), round(jb.alpha_crown(fn, box).lower.item(), 2)
+      (-2.0, 0.0)
+
+    References: Xu et al., arXiv 2011.13824.
+    """
+    if not (isinstance(steps, int) and steps >= 0):
+        raise ValueError(f"steps is {steps!r}; expected an integer >= 0")
+    if relaxation == "constant":
+        raise ValueError("relaxation is 'constant'; its lines have no alphas to optimise")
+    return _bound(
+        alpha_crown,
+        fn,
+        args,
+        search=Search(steps, optimizer or OPTIMIZER, optimize_intermediates),
+        relaxation=relaxation,
+        intermediates=intermediates,
+        chunk_size=chunk_size,
+        capacity=capacity,
+        early=early,
     )
 
 
@@ -181,79 +261,8 @@ RECIPES: dict[Callable[..., Any], Recipe] = {
     crown_ibp: Recipe(s.keep, s.backward_output, _rows.from_inputs),
     crown_lbp: Recipe(s.forward, s.backward_output, _rows.from_inputs),
     crown: Recipe(s.backward, s.backward_output, _rows.from_inputs),
+    alpha_crown: Recipe(s.backward, s.backward_output, None),
 }
-
-
-def linear_bounds(fn, *args, method=crown, **options):
-    """The linear bounds behind a method: ``<lower_coeffs, x> + lower_offset <= fn(x) <= ...``.
-
-    Args:
-      fn: as for the method.
-      *args: as for the method.
-      method: `lbp`, `crown_ibp`, `crown_lbp` or `crown` (or a `functools.partial` of one).
-      **options: of the method.
-
-    Returns:
-      `LinearBounds` with respect to the uncertain leaves of ``args``, in the tree of ``fn``'s output.
-
-    Raises:
-      ValueError: the method has no linear bounds. Else as the method.
-      MemoryError: the device cannot hold all coefficients.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> import jaxbound as jb
-      >>> box = jb.linf_ball(jnp.array([1.0, 2.0]), 0.5)
-      >>> linear = jb.linear_bounds(lambda x: 3.0 * jax.nn.relu(x), box)
-      >>> linear.lower_coeffs[0].tolist()
-      [[3.0, 0.0], [0.0, 3.0]]
-    """
-    method, options = resolve(method, options)
-    recipe = RECIPES[method]
-    rows = recipe.rows
-    if rows is None:
-        raise ValueError(
-            f"method={method.__name__} has no linear bounds; expected lbp, crown or the like"
-        )
-    with precision():
-        walk = prepare(recipe, fn, args, **options)
-
-        def constant(low, high) -> LinearBounds:
-            zeros = tuple(jnp.zeros((*low.shape, *v.shape), v.dtype) for v in walk.regions)
-            return LinearBounds(zeros, low, zeros, high)
-
-        def of(var: Var) -> LinearBounds:
-            if var.is_float:
-                return linear_bounds_of(rows, walk, var)
-            return constant(walk.env[var].lower, walk.env[var].upper)
-
-        return outputs(walk, of, lambda value: constant(value, value))
-
-
-def intermediate_bounds(fn, *args, method=crown, **options) -> dict[str, Interval]:
-    """Intervals of the operands of non-linear equations: ``lower <= operand(x) <= upper``.
-
-    Args:
-      fn: as for the method.
-      *args: as for the method.
-      method: any method, or a `functools.partial` of one.
-      **options: of the method.
-
-    Returns:
-      Dict in graph order, keyed by the Flax layer that made the operand (else the user's line) and
-      a counter. Every method takes it (or a part of it) back as ``intermediates=``.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> import jaxbound as jb
-      >>> found = jb.intermediate_bounds(jax.nn.relu, jb.linf_ball(jnp.zeros(2), 1.0))
-      >>> found["input:0"].upper.tolist()
-      [1.0, 1.0]
-    """
-    method, options = resolve(method, options)
-    with precision():
-        walk = prepare(RECIPES[method], fn, args, **options)
-        return {name: walk.env[var] for name, var in names_of(walk.graph).items()}
 
 
 def resolve(method, options):

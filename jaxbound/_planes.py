@@ -7,11 +7,9 @@ by element.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxbound import _curves as curves
@@ -22,22 +20,26 @@ from jaxbound._interval import Interval
 class Relaxation:
     """Two affine JAX functions of a primitive's uncertain operands.
 
-    On the intervals they were made for, ``lower(*x) <= primitive(*x) <= upper(*x)``.
+    On the intervals they were made for, ``lower(*x) <= primitive(*x) <= upper(*x)``; ``alphas`` say where
+    those lie that are free, by side.
     """
 
     lower: Callable[..., Any]
     upper: Callable[..., Any]
+    alphas: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 # ---------------------------------------------------------------- products
 
 
-def bilinear(product: Callable[[Any, Any], Any], x: Interval, y: Interval, image) -> Relaxation:
+def bilinear(
+    product: Callable[[Any, Any], Any], x: Interval, y: Interval, image, choice: curves.Choice
+) -> Relaxation:
     """Planes of a bilinear ``product`` (linear in each operand) whose terms are ``x_i y_j``.
 
-    With centres c and radii r, ``|(x - xc) (y - yc)| <= xr yr`` term by term, so the sum lies within
-    ``product(x, yc) + product(xc, y) - product(xc, yc) -+ product(xr, yr)``. Of a single term these are
-    the means of McCormick's two planes below and of his two above.
+    With centres c, radii r, ``x = xc + a`` and ``y = yc + b``, a term is ``x yc + xc y - xc yc + a b``, and
+    ``a b`` lies above ``s (a yr + xr b) - xr yr`` and below ``s (a yr - xr b) + xr yr`` for all s in [-1, 1]:
+    at -1 and 1 these are McCormick's planes. Usually s is 0.
     """
     (xc, xr), (yc, yr) = _bounded_part(x), _bounded_part(y)
     # A term of an unbounded operand is infinite or NaN here, also times 0.
@@ -47,10 +49,18 @@ def bilinear(product: Callable[[Any, Any], Any], x: Interval, y: Interval, image
     below = jnp.where(bounded, -center - reach, image.lower)
     above = jnp.where(bounded, -center + reach, image.upper)
 
-    def slopes(a, b):
-        return jnp.where(bounded, product(a, yc) + product(xc, b), 0)
+    def side(name, constant, sign):
+        tilt = choice.between(name, -jnp.ones_like(below), 1.0, jnp.zeros_like(below))
 
-    return Relaxation(lambda a, b: slopes(a, b) + below, lambda a, b: slopes(a, b) + above)
+        def plane(a, b):
+            slopes = product(a, yc) + product(xc, b)
+            if name in choice.given:
+                slopes += tilt * (product(a - xc, yr) + sign * product(xr, b - yc))
+            return jnp.where(bounded, slopes, 0) + constant
+
+        return plane
+
+    return Relaxation(side("lower", below, 1), side("upper", above, -1))
 
 
 def power(x: Interval, y: Interval, image) -> Relaxation:
@@ -99,7 +109,11 @@ def _bounded_part(x: Interval):
 
 
 def greatest(
-    windows: Callable[..., Any], operands: Sequence[Interval], image, valid: Any = True
+    windows: Callable[..., Any],
+    operands: Sequence[Interval],
+    image,
+    choice: curves.Choice,
+    valid: Any = True,
 ) -> Relaxation:
     """Lines of ``max(windows(*x), -1)``, for a linear ``windows``; entries not ``valid`` do not count.
 
@@ -109,174 +123,36 @@ def greatest(
 
     References: Boopathy et al., arXiv 1811.12395; the offset eta with the largest lower end is tighter.
     """
-    l = windows(*(op.lower for op in operands))
-    u = windows(*(op.upper for op in operands))
+    l, u = (windows(*side) for side in zip(*((x.lower, x.upper) for x in operands), strict=True))
     bounded = curves.all_finite(l, u, u - l).all(-1)
     l, u = (jnp.where(bounded[..., None], end, 0) for end in (l, u))
     most = jnp.max(jnp.where(valid, l, -jnp.inf), -1, keepdims=True)
     wins = valid & (u >= most)
-    apart = wins & (u > l)
-    width = jnp.where(apart, u - l, 1)
-    inverse = jnp.where(apart, 1 / width, 0)
+    apart, known = wins & (u > l), wins & ~(u > l)
+    inverse = jnp.where(apart, 1 / jnp.where(apart, u - l, 1), 0)
     total = inverse.sum(-1, keepdims=True)
     gamma = ((u * inverse).sum(-1, keepdims=True) - 1) / jnp.where(total > 0, total, 1)
-    gamma = jnp.where(total > 0, gamma, most)
     least = jnp.min(jnp.where(wins, u, jnp.inf), -1, keepdims=True)
-    gamma = jnp.clip(gamma, most, least)
-    weights = jnp.where(apart, jnp.clip((u - gamma) * inverse, 0, 1), 0)
-    # Known entries can carry what is left of the weight.
-    known = wins & ~apart
-    count = known.sum(-1, keepdims=True)
-    rest = jnp.clip(1 - weights.sum(-1, keepdims=True), 0, 1)
-    weights = jnp.where(known, rest / jnp.where(count > 0, count, 1), weights)
-    surplus = 1 - weights.sum(-1)
+    gamma = jnp.clip(jnp.where(total > 0, gamma, most), most, least)
+    count = jnp.maximum(known.sum(-1, keepdims=True), 1)
+
+    def weighed(side):
+        """Weights, gamma, and what the weights lack of 1."""
+        level = choice.between(side, most[..., 0], least[..., 0], gamma[..., 0])
+        weights = jnp.where(apart, jnp.clip((u - level[..., None]) * inverse, 0, 1), 0)
+        # Known entries can carry what is left of the weight.
+        rest = jnp.clip(1 - weights.sum(-1, keepdims=True), 0, 1)
+        weights = jnp.where(known, rest / count, weights)
+        return weights, level, 1 - weights.sum(-1)
+
+    def plane(weights, offset, constant):
+        weights = jnp.where(bounded[..., None], weights, 0)
+        offset = jnp.where(bounded, offset, constant)
+        return lambda *xs: (weights * windows(*xs)).sum(-1) + offset
+
+    weights, _, surplus = weighed("lower")
     highest = jnp.max(jnp.where(valid, u, -jnp.inf), -1)
-    eta = jnp.where(surplus >= 0, most[..., 0], highest) * surplus
-    above = jnp.where(bounded, gamma[..., 0] - (weights * l).sum(-1), image.upper)
-    below = jnp.where(bounded, eta, image.lower)
-    weights = jnp.where(bounded[..., None], weights, 0)
-    return Relaxation(
-        lambda *xs: (weights * windows(*xs)).sum(-1) + below,
-        lambda *xs: (weights * windows(*xs)).sum(-1) + above,
-    )
-
-
-# ---------------------------------------------------------------- along some axes
-
-
-class Rows(NamedTuple):
-    """Arrays of ``shape`` with some ``axes`` as one last axis."""
-
-    shape: tuple[int, ...]
-    axes: tuple[int, ...]
-
-    @property
-    def _kept(self) -> list[int]:
-        return [n for i, n in enumerate(self.shape) if i not in self.axes]
-
-    @property
-    def _end(self) -> range:
-        return range(len(self._kept), len(self.shape))
-
-    def ends(self, x: Interval, where=None):
-        """The ends of x, -inf where entries do not count."""
-        ends = (
-            (x.lower, x.upper)
-            if where is None
-            else (jnp.where(where, end, -jnp.inf) for end in (x.lower, x.upper))
-        )
-        return tuple(map(self.last, ends))
-
-    def last(self, z):
-        moved = jnp.moveaxis(jnp.broadcast_to(z, self.shape), self.axes, self._end)
-        return moved.reshape(*self._kept, math.prod(self.shape[i] for i in self.axes))
-
-    def back(self, rows):
-        split = rows.reshape(*self._kept, *(self.shape[i] for i in self.axes))
-        return jnp.moveaxis(split, self._end, self.axes)
-
-
-class Plane(NamedTuple):
-    """``(weights * z).sum(-1) + offset``; there is none where the offset is not finite."""
-
-    weights: Any
-    offset: Any
-
-    def at(self, z):
-        return (self.weights * z).sum(-1) + self.offset
-
-    def scaled(self, factor, shift) -> Plane:
-        factor = jnp.broadcast_to(factor, self.offset.shape)
-        return Plane(factor[..., None] * self.weights, factor * self.offset + shift)
-
-    def otherwise(self, constant, where: Any = True) -> Plane:
-        """``constant`` where there is no plane, or none is wanted."""
-        found = jnp.isfinite(self.offset) & jnp.isfinite(self.weights).all(-1) & where
-        weights = jnp.where(found[..., None], self.weights, 0)
-        return Plane(weights, jnp.where(found, self.offset, constant))
-
-
-def log_sum_exp(l, u) -> tuple[Plane, Plane]:
-    """Planes below and above ``log sum exp z`` over the last axis; entries with ``u = -inf`` do not count.
-
-    Below: it is convex, so above its tangent at the centre. Above, the lower at the centre of two:
-    ``log s <= log t + s / t - 1`` for the sum s of the exponentials' chords, t its value at the centre;
-    and, as it is convex in each entry and adds less to each the larger the others are
-    (``d2 f / dz_i dz_j = -p_i p_j <= 0``), ``f(l) + sum_j (chord of entry j, the others at l)``.
-    Entries that are unbounded below count as 0 from below and as ``exp u`` from above, those that
-    are unbounded above as ``exp l`` from below.
-    """
-    bounded = curves.all_finite(l, u, u - l)
-    center = jnp.where(bounded, Interval(l, u).center, l)
-    value = jax.nn.logsumexp(center, -1, keepdims=True)
-    below = _through(center, jnp.where(bounded, jnp.exp(center - value), 0), value[..., 0])
-
-    l, center = (jnp.where(bounded, z, u) for z in (l, center))
-    level = jax.nn.logsumexp(jnp.concatenate([l, u], -1), -1, keepdims=True) - math.log(2)
-    chords = curves.chord(lambda z: jnp.exp(z - level), l, u)
-    by_sum = _through(center, jnp.where(bounded, chords, 0), level[..., 0])
-    # An entry adds log(1 + e^(u - f) - e^(l - f)), f = f(l); e^(u - f) is factored out if it is large.
-    least = jax.nn.logsumexp(l, -1, keepdims=True)
-    lift, apart = jnp.maximum(u - least, 0), u > l
-    added = lift + jnp.log1p(jnp.exp(-jnp.abs(u - least)) - jnp.exp(l - least - lift))
-    chords = jnp.where(apart, added / jnp.where(apart, u - l, 1), jnp.exp(l - least))
-    by_entry = _through(l, jnp.where(bounded, chords, 0), least[..., 0])
-    lower = by_entry.at(_finite(center)) < level[..., 0]
-    weights = jnp.where(lower[..., None], by_entry.weights, by_sum.weights)
-    return below, Plane(weights, jnp.where(lower, by_entry.offset, by_sum.offset))
-
-
-def _through(z, weights, value) -> Plane:
-    return Plane(weights, value - (weights * _finite(z)).sum(-1))
-
-
-def _finite(z):
-    return jnp.where(jnp.isfinite(z), z, 0)
-
-
-def variance(l, u) -> tuple[Plane, Plane]:
-    """Planes of ``mean (z - mean z)^2`` over the last axis.
-
-    With centre c, ``z = c + d`` and ``g = 2 (c - mean c) / n``: it is ``variance(c) + sum g d +
-    variance(d)``, and ``0 <= variance(d) <= mean d^2 <= mean r^2``.
-    """
-    center, radius = Interval(l, u).center, Interval(l, u).radius
-    deviation = center - center.mean(-1, keepdims=True)
-    below = _through(center, 2 * deviation / l.shape[-1], (deviation**2).mean(-1))
-    return below, Plane(below.weights, below.offset + (radius**2).mean(-1))
-
-
-def differences(l, u):
-    """The ends of ``z_j - z_i``, ``[..., i, j]``: exactly 0 for ``i = j``, -inf for entries j that do not count."""
-    same = jnp.eye(l.shape[-1], dtype=bool)
-    absent = (u == -jnp.inf)[..., None, :]
-    found = (l[..., None, :] - u[..., :, None], u[..., None, :] - l[..., :, None])
-    return tuple(jnp.where(absent, -jnp.inf, jnp.where(same, 0, end)) for end in found)
-
-
-def log_softmax(l, u) -> tuple[Plane, Plane]:
-    """Planes of ``z_i - log sum_j exp z_j = -log sum_j exp(z_j - z_i)``; weights ``[..., i, j]``."""
-    below, above = log_sum_exp(*differences(l, u))
-    return _of_entries(above.scaled(-1, 0)), _of_entries(below.scaled(-1, 0))
-
-
-def softmax(l, u) -> tuple[Plane, Plane]:
-    """Planes of ``exp(-f_i)``, ``f_i = log sum_j exp(z_j - z_i)``; weights ``[..., i, j]``.
-
-    Below: the tangent of ``exp(-f)`` where the plane above f is at the centre. Above: its chord, at
-    the plane below f.
-    """
-    l, u = differences(l, u)
-    below, above = log_sum_exp(l, u)
-    t = above.at(_finite(Interval(l, u).center))
-    ends = (-jax.nn.logsumexp(end, -1) for end in (u, l))
-    chord = curves.convex(jnp.exp, *ends)
-    lower = above.scaled(-jnp.exp(-t), jnp.exp(-t) * (1 + t))
-    return _of_entries(lower), _of_entries(below.scaled(-chord.upper_slope, chord.upper_intercept))
-
-
-def _of_entries(plane: Plane) -> Plane:
-    """From weights of ``z_j - z_i`` to those of ``z_j``."""
-    same = jnp.eye(plane.weights.shape[-1], dtype=bool)
-    weights = jnp.where(same, 0, plane.weights)
-    return Plane(jnp.where(same, -weights.sum(-1, keepdims=True), weights), plane.offset)
+    lower = weights, jnp.where(surplus >= 0, most[..., 0], highest) * surplus, image.lower
+    weights, level, _ = weighed("upper")
+    upper = weights, level - (weights * l).sum(-1), image.upper
+    return Relaxation(plane(*lower), plane(*upper))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
 from jaxbound import _activations as activations
+from jaxbound import _axes as along
 from jaxbound import _choices as choices
 from jaxbound import _curves as curves
 from jaxbound import _planes as planes
@@ -24,7 +25,7 @@ KINDS = ("adaptive", "tight", "parallel", "constant")
 relaxations: dict[Any, Callable[..., Relaxation]] = {}
 # Primitives that act on each element alone, and whose interval rule gives the exact image (ParamRamp: if eta >= 0).
 elementwise: set[Any] = set()
-# Those among them made of straight pieces (maximum and minimum with a known value): ``kind`` chooses their lines.
+# Those among them made of straight pieces (maximum and minimum with a known value): the kind chooses their lines.
 kinked: frozenset[Any] = frozenset(
     {jp.abs_p, jp.max_p, jp.min_p, activations.leaky_relu, activations.ramp, activations.clip}
 )
@@ -45,16 +46,17 @@ def check_kind(kind: str) -> None:
 def register_relaxation(primitive):
     """Decorator: the relaxation of ``primitive``.
 
-    The rule ``rule(*operands, image, kind, **params) -> Relaxation`` gets the operands (`Interval` where
-    uncertain, arrays where known), the interval of the value, and the ``relaxation`` option. Its
-    functions take the uncertain operands and must satisfy ``lower(*x) <= primitive(*x) <= upper(*x)``.
+    The rule ``rule(*operands, image, choice, **params) -> Relaxation`` gets the operands (`Interval` where
+    uncertain, arrays where known), the interval of the value, and a `Choice`. Its functions take the
+    uncertain operands and must satisfy ``lower(*x) <= primitive(*x) <= upper(*x)``, also where a line lies
+    anywhere between two that ``choice.between(side, first, last, usual)`` names: such lines can be optimised.
     A primitive that only has an interval rule is bounded by its interval.
 
     Example:
       >>> import jax, jaxbound as jb
       >>> import jax.numpy as jnp
       >>> @jb.register_relaxation(jax.lax.bessel_i0e_p)
-      ... def _i0e(x, *, image, kind, **params):  # convex on either side of 0: above its tangents
+      ... def _i0e(x, *, image, choice, **params):  # convex on either side of 0: above its tangents
       ...     m = (x.lower + x.upper) / 2
       ...     value, slope = jax.jvp(jax.lax.bessel_i0e, (m,), (jnp.ones_like(m),))
       ...     one_side = (x.lower >= 0) | (x.upper <= 0)
@@ -82,13 +84,13 @@ def constant_relaxation(image: Sequence[Interval]) -> Relaxation:
 
 
 def def_lines(primitive, lines: Callable[..., curves.Lines], inside: float = 0.5) -> None:
-    """``lines(fn, l, u, kind, *known, **params)`` for the one uncertain operand of ``primitive``.
+    """``lines(fn, l, u, choice, *known, **params)`` for the one uncertain operand of ``primitive``.
 
     Where an end, the value or a line is infinite, the interval's constant lines take over; gradients are
     kept finite by a point ``inside`` the domain.
     """
 
-    def relax(*operands, image, kind, **params):
+    def relax(*operands, image, choice, **params):
         (x,) = (op for op in operands if isinstance(op, Interval))
         known = [op for op in operands if not isinstance(op, Interval)]
         shape = image.lower.shape
@@ -102,7 +104,7 @@ def def_lines(primitive, lines: Callable[..., curves.Lines], inside: float = 0.5
         ends = [jnp.broadcast_to(end, shape) for end in (x.lower, x.upper)]
         bounded = curves.all_finite(*ends, image.lower, image.upper)
         l, u = (jnp.where(bounded, end, inside) for end in ends)
-        found = lines(fn, l, u, kind, *known, **params)
+        found = lines(fn, l, u, choice, *known, **params)
         bounded &= curves.all_finite(*found)
         slopes = [jnp.where(bounded, slope, 0) for slope in (found.lower_slope, found.upper_slope)]
         low = jnp.where(bounded, found.lower_intercept, image.lower)
@@ -125,28 +127,31 @@ relaxations[activations.ramp] = lambda x, r, *eta, **options: _lines_of_ramp(
 # ---------------------------------------------------------------- maximum, minimum
 
 
-def _maximum(x, y, *, image, kind, **params):
+def _maximum(x, y, *, image, choice, **params):
     if isinstance(x, Interval) and isinstance(y, Interval):
         return planes.greatest(
-            lambda a, b: jnp.stack(jnp.broadcast_arrays(a, b), -1), (x, y), image
+            lambda a, b: jnp.stack(jnp.broadcast_arrays(a, b), -1), (x, y), image, choice
         )
-    return _rectify(x, y, image=image, kind=kind, **params)
+    return _rectify(x, y, image=image, choice=choice, **params)
 
 
-def_lines(jp.max_p, lambda fn, l, u, kind, c: curves.one_kink(fn, l, u, c, 0.0, 1.0, kind))
+def_lines(jp.max_p, lambda fn, l, u, choice, c: curves.one_kink(fn, l, u, c, 0.0, 1.0, choice))
 _rectify, relaxations[jp.max_p] = relaxations[jp.max_p], _maximum
-def_lines(jp.min_p, lambda fn, l, u, kind, c: curves.one_kink(fn, l, u, c, 1.0, 0.0, kind))
+def_lines(
+    jp.min_p,
+    lambda fn, l, u, choice, c: curves.one_kink(fn, l, u, c, 1.0, 0.0, choice, side="upper"),
+)
 
 
 @register_relaxation(jp.reduce_max_p)
-def _reduce_max(x, *, image, kind, axes, **_):
-    return planes.greatest(planes.Rows(x.shape, axes).last, (x,), image)
+def _reduce_max(x, *, image, choice, axes, **_):
+    return planes.greatest(along.Rows(x.shape, axes).last, (x,), image, choice)
 
 
 @register_relaxation(jp.reduce_window_max_p)
-def _reduce_window_max(x, *, image, kind, **window):
+def _reduce_window_max(x, *, image, choice, **window):
     windows = functools.partial(choices.entries, **window)
-    return planes.greatest(windows, (x,), image, valid=windows(jnp.ones_like(x.lower)) > 0)
+    return planes.greatest(windows, (x,), image, choice, windows(jnp.ones_like(x.lower)) > 0)
 
 
 relaxations |= {
@@ -160,8 +165,8 @@ relaxations |= {
 
 
 def _bilinear(primitive):
-    def relax(x, y, *, image, kind, **params):
-        return planes.bilinear(functools.partial(primitive.bind, **params), x, y, image)
+    def relax(x, y, *, image, choice, **params):
+        return planes.bilinear(functools.partial(primitive.bind, **params), x, y, image, choice)
 
     return relax
 
@@ -170,16 +175,16 @@ for _p in (jp.mul_p, jp.dot_general_p, jp.conv_general_dilated_p):
     relaxations[_p] = _bilinear(_p)
 
 
-def _power(x, y, *, image, kind, **params):
+def _power(x, y, *, image, choice, **params):
     if isinstance(x, Interval) and isinstance(y, Interval):
         floating = jnp.issubdtype(y.dtype, jnp.floating)
         return planes.power(x, y, image) if floating else constant_relaxation([image])
     of_one = _of_base if isinstance(x, Interval) else _of_exponent
-    return of_one(x, y, image=image, kind=kind, **params)
+    return of_one(x, y, image=image, choice=choice, **params)
 
 
 _of_base = relaxations[jp.pow_p]
-def_lines(jp.pow_p, lambda fn, l, u, kind, *_, **__: curves.convex(fn, l, u))
+def_lines(jp.pow_p, lambda fn, l, u, choice, *_, **__: curves.convex(fn, l, u))
 _of_exponent, relaxations[jp.pow_p] = relaxations[jp.pow_p], _power
 
 
@@ -187,22 +192,23 @@ _of_exponent, relaxations[jp.pow_p] = relaxations[jp.pow_p], _power
 
 
 def _reduced(planes_of):
-    def relax(x, where=None, *, image, kind, axes, keepdims):
-        rows = planes.Rows(x.shape, axes)
+    def relax(x, where=None, *, image, choice, axes, keepdims):
+        rows = along.Rows(x.shape, axes)
         found = zip(planes_of(*rows.ends(x, where)), (image.lower, image.upper), strict=True)
 
         def at(plane, constant):
             plane = plane.otherwise(constant.reshape(plane.offset.shape))
             return lambda z: plane.at(rows.last(z)).reshape(image.shape)
 
-        return Relaxation(*(at(*pair) for pair in found))
+        lower, upper = (at(*pair) for pair in found)
+        return Relaxation(lower, upper)
 
     return relax
 
 
 def _softmax_with(of_rows):
-    def relax(x, where=None, *, image, kind, axes):
-        rows = planes.Rows(x.shape, axes)
+    def relax(x, where=None, *, image, choice, axes):
+        rows = along.Rows(x.shape, axes)
         counted = rows.last(True if where is None else where)
         found = zip(of_rows(*rows.ends(x, where)), (image.lower, image.upper), strict=True)
 
@@ -210,12 +216,13 @@ def _softmax_with(of_rows):
             weights, offset = plane.otherwise(rows.last(constant), counted)
             return lambda z: rows.back((weights @ rows.last(z)[..., None])[..., 0] + offset)
 
-        return Relaxation(*(at(*pair) for pair in found))
+        lower, upper = (at(*pair) for pair in found)
+        return Relaxation(lower, upper)
 
     return relax
 
 
-relaxations[activations.logsumexp] = _reduced(planes.log_sum_exp)
-relaxations[activations.variance] = _reduced(planes.variance)
-relaxations[activations.softmax] = _softmax_with(planes.softmax)
-relaxations[activations.log_softmax] = _softmax_with(planes.log_softmax)
+relaxations[activations.logsumexp] = _reduced(along.log_sum_exp)
+relaxations[activations.variance] = _reduced(along.variance)
+relaxations[activations.softmax] = _softmax_with(along.softmax)
+relaxations[activations.log_softmax] = _softmax_with(along.log_softmax)

@@ -14,8 +14,10 @@ from jaxbound._arithmetic import ends as ends_of
 from jaxbound._backward import Rows, unit_rows, walk_back
 from jaxbound._chunks import KEPT_CHUNKS, check_fits, map_chunks, rows_at_once
 from jaxbound._crop import crop
+from jaxbound._curves import Choice
 from jaxbound._exactness import affine_ends, nonlinear_before
 from jaxbound._forward import Forward
+from jaxbound._ibp import relaxed_operands
 from jaxbound._interval import Interval, Region, outward
 from jaxbound._linear import LinearBounds, once, support, weigh
 from jaxbound._places import joined
@@ -32,14 +34,19 @@ class Walk:
     regions: dict[Var, Region]
     env: dict[Var, Any]  # grows as the intervals walk up
     kind: str  # of relaxation
+    alphas: dict[
+        Var, dict[str, Any]
+    ]  # where free lines lie instead, by the value of their equation
     chunk_size: int | None  # rows at once; None: by their size
     examples: int  # of the batch, side by side
     capacity: Callable[[Var], int | None]  # elements of an operand that may walk back; None: all
+    early: bool = False  # whether rows are worth something at the intervals on their way too
+    search: Any = None  # how alphas are optimised
 
     @functools.cached_property
     def relax(self) -> Callable[[Equation], Relaxation]:
         """The relaxation of an equation on the intervals of ``env``, made once."""
-        return relaxing(self.env, self.kind)
+        return relaxing(self.env, self.kind, self.alphas)
 
     def rows_at_once(self, graph: Graph) -> int:
         return self.chunk_size or rows_at_once(graph, self.examples)
@@ -52,6 +59,7 @@ class Walk:
             self.graph,
             self.regions,
             self.env,
+            alphas=self.alphas,
             relaxing=functools.partial(relaxing, kind=self.kind),
             at_once=self.rows_at_once,
             kept=kept,
@@ -59,7 +67,9 @@ class Walk:
         )
 
 
-def relaxing(env: dict[Var, Any], kind: str) -> Callable[[Equation], Relaxation]:
+def relaxing(
+    env: dict[Var, Any], kind: str, alphas: dict[Var, dict[str, Any]]
+) -> Callable[[Equation], Relaxation]:
     """The relaxation of an equation on the intervals of ``env``, made once."""
 
     @functools.cache
@@ -70,13 +80,29 @@ def relaxing(env: dict[Var, Any], kind: str) -> Callable[[Equation], Relaxation]
         if rule is None or not lines:
             return constant_relaxation(image)
         operands = (read(env, atom) for atom in eqn.inputs)
-        return rule(*operands, image=image[0], kind=kind, **eqn.params)
+        choice = Choice(kind, alphas.get(eqn.outputs[0]))
+        found = rule(*operands, image=image[0], choice=choice, **eqn.params)
+        return dataclasses.replace(found, alphas=choice.taken)
 
     return relax
 
 
-# Affine lower bounds: the regions they run over, their coefficients [K, *region.shape] and the offset [K].
-Below = tuple[list[Region], list[Any], Any]
+class Below(NamedTuple):
+    """Affine lower bounds of some rows.
+
+    Attributes:
+      regions: what they run over.
+      coeffs: ``[K, *region.shape]`` for each.
+      offset: ``[K]``.
+      floor: ``[K]``, a lower bound that is known otherwise.
+    """
+
+    regions: list[Region]
+    coeffs: list[Any]
+    offset: Any
+    floor: Any = -jnp.inf
+
+
 # What makes them of rows at inputs and outputs of non-linear equations, and of their offset.
 Finish = Callable[[Rows, Any], Below]
 
@@ -86,14 +112,24 @@ def from_inputs(walk: Walk, var: Var) -> Finish:
     for eqn in nonlinear_before(walk.graph, var):
         walk.relax(eqn)  # made here, outside of the loop over rows
 
+    known = {*walk.regions, *relaxed_operands(walk.graph)}
+
     def finish(rows: Rows, offset) -> Below:
-        ends, offset = walk_back(walk.graph, rows, offset, walk.env, walk.relax)
+        floors = []
+
+        def look(rows: Rows, offset) -> None:
+            if walk.early and rows.keys() <= known:
+                regions = [walk.regions[v] if v in walk.regions else walk.env[v] for v in rows]
+                floors.append(least(Below(regions, list(rows.values()), offset)))
+
+        ends, offset = walk_back(walk.graph, rows, offset, walk.env, walk.relax, look)
+        floor = jnp.stack(floors).max(0) if floors else -jnp.inf
         shapes = [(len(offset), *v.shape) for v in walk.regions]
         coeffs = [
             ends[v] if v in ends else jnp.zeros(s, offset.dtype)
             for v, s in zip(walk.regions, shapes, strict=True)
         ]
-        return list(walk.regions.values()), coeffs, offset
+        return Below(list(walk.regions.values()), coeffs, offset, floor)
 
     return finish
 
@@ -103,7 +139,7 @@ def from_affine_ends(walk: Walk, var: Var) -> Finish:
 
     def finish(rows: Rows, offset) -> Below:
         regions = [walk.regions[v] if v in walk.regions else walk.env[v] for v in rows]
-        return regions, list(rows.values()), offset
+        return Below(regions, list(rows.values()), offset)
 
     return finish
 
@@ -123,20 +159,17 @@ def through_linear_bounds(walk: Walk, var: Var) -> Finish:
             low_offset, high_offset = map(jnp.ravel, ends_of(affine[end].offset))
             offset = offset + weigh(flat, low_offset, high_offset)
         blocks = zip(jnp.split(total, starts, axis=1), walk.regions, strict=True)
-        return (
-            list(walk.regions.values()),
-            [b.reshape(len(offset), *v.shape) for b, v in blocks],
-            offset,
-        )
+        coeffs = [b.reshape(len(offset), *v.shape) for b, v in blocks]
+        return Below(list(walk.regions.values()), coeffs, offset)
 
     return finish
 
 
-def _least(below: Below):
+def least(below: Below):
     """What affine functions are at least in their regions."""
-    regions, coeffs, offset = below
-    pairs = zip(regions, coeffs, strict=True)
-    return once(offset - sum(support(region, -c.reshape(c.shape[0], -1)) for region, c in pairs))
+    pairs = zip(below.regions, below.coeffs, strict=True)
+    lowest = sum(support(region, -c.reshape(c.shape[0], -1)) for region, c in pairs)
+    return jnp.maximum(once(below.offset - lowest), below.floor)
 
 
 def _affine_rows(walk: Walk, var: Var, rows) -> tuple[Rows, Any]:
@@ -150,20 +183,33 @@ def _both_signs(finish: Finish, rows: Rows, offset) -> tuple[Below, Below]:
     return finish(rows, offset), finish({v: -row for v, row in rows.items()}, -offset)
 
 
-def apart(finish: Finish, rows: Rows, offset) -> tuple[Any, Any]:
+# Lower and upper ends ``[K]`` of rows and their offset.
+Both = Callable[[Rows, Any], tuple[Any, Any]]
+
+
+def apart(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
     """Lower and upper ends by two walks: who reads one of them pays for one."""
-    below, above = _both_signs(finish, rows, offset)
-    return _least(below), -_least(above)
+    finish = kind(walk, var)
+
+    def both(rows: Rows, offset):
+        below, above = _both_signs(finish, rows, offset)
+        return least(below), -least(above)
+
+    return both
 
 
-def together(finish: Finish, rows: Rows, offset) -> tuple[Any, Any]:
+def together(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
     """Lower and upper ends by one walk: less to compile."""
+    finish = kind(walk, var)
 
-    def least(sign):
-        return _least(finish({v: sign * row for v, row in rows.items()}, sign * offset))
+    def both(rows: Rows, offset):
+        def one(sign):
+            return least(finish({v: sign * row for v, row in rows.items()}, sign * offset))
 
-    lower, upper = jax.vmap(least)(jnp.array([1, -1], offset.dtype))
-    return lower, -upper
+        lower, upper = jax.vmap(one)(jnp.array([1, -1], offset.dtype))
+        return lower, -upper
+
+    return both
 
 
 class Ends(NamedTuple):
@@ -178,10 +224,10 @@ class Ends(NamedTuple):
 
 def by_rows(kind: Callable[..., Finish], walk: Walk, var: Var, both=apart) -> Ends:
     """Rows ``[C, *var.shape]``, many at a time."""
-    finish, limit = kind(walk, var), walk.rows_at_once(walk.graph)
+    ends, limit = both(kind, walk, var), walk.rows_at_once(walk.graph)
 
     def at(indices):
-        return both(finish, *_affine_rows(walk, var, unit_rows(var, indices)))
+        return ends(*_affine_rows(walk, var, unit_rows(var, indices)))
 
     def some(indices):
         return map_chunks(lambda i: at(indices[i]), limit, len(indices))
@@ -198,10 +244,12 @@ def by_windows(walk: Walk, var: Var, both=apart) -> Ends:
 
     def at(place, indices):
         """The elements at one place, by their indices in ``target``."""
-        env, regions = found.at(place, walk.env, walk.regions)
-        there = dataclasses.replace(walk, graph=found.graph, env=env, regions=regions)
+        env, regions, alphas = found.at(place, walk.env, walk.regions, walk.alphas)
+        there = dataclasses.replace(
+            walk, graph=found.graph, env=env, regions=regions, alphas=alphas
+        )
         rows = _affine_rows(there, target, unit_rows(target, indices))
-        return both(from_inputs(there, target), *rows)
+        return both(from_inputs, there, target)(*rows)
 
     def every():
         # All rows of a place share the lines of its window.
@@ -238,8 +286,8 @@ def linear_bounds_of(kind: Callable[..., Finish], walk: Walk, var: Var) -> Linea
 
     def some(rows):
         below, above = _both_signs(finish, *_affine_rows(walk, var, rows))
-        (_, low, low_offset), (_, high, high_offset) = below, above
-        return tuple(low), low_offset, tuple(-c for c in high), -high_offset
+        negated = tuple(-c for c in above.coeffs)
+        return tuple(below.coeffs), below.offset, negated, -above.offset
 
     limit = walk.rows_at_once(walk.graph)
     arrays = map_chunks(lambda indices: some(unit_rows(var, indices)), limit, var.size)

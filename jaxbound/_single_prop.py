@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxbound._curves import Choice
 from jaxbound._errors import check_supported
 from jaxbound._graph import trace
 from jaxbound._interval import Interval, linf_ball
@@ -107,7 +108,7 @@ def _spread(eqn: Equation, values, spreads, kind: str) -> list[Any]:
 
 def _between_lines(eqn: Equation, operands, image: Interval, kind: str):
     """Half of what the relaxation's lines, greatest and least at an end, leave between them."""
-    lines = relaxations[eqn.primitive](*operands, image=image, kind=kind, **eqn.params)
+    lines = relaxations[eqn.primitive](*operands, image=image, choice=Choice(kind), **eqn.params)
     (x,) = (op for op in operands if isinstance(op, Interval))
     highest = jnp.maximum(lines.upper(x.lower), lines.upper(x.upper))
     lowest = jnp.minimum(lines.lower(x.lower), lines.lower(x.upper))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxbound._alpha import optimised
 from jaxbound._exactness import LOOSE, affine_ends, exactness
 from jaxbound._ibp import interval_step
 from jaxbound._interval import Interval, LpBall, intersect, outward, supersede
@@ -18,6 +19,7 @@ from jaxbound._relaxations import elementwise, partial
 from jaxbound._rows import (
     Finish,
     Walk,
+    apart,
     by_rows,
     by_windows,
     concretized,
@@ -42,7 +44,8 @@ def forward(walk: Walk, var: Var) -> Interval:
 
 
 def backward(walk: Walk, var: Var) -> Interval:
-    known, ends, count = walk.env[var], by_windows(walk, var, together), walk.capacity(var)
+    both = optimised if walk.search and walk.search.intermediates else together
+    known, ends, count = walk.env[var], by_windows(walk, var, both), walk.capacity(var)
     if count is None:
         return _update(walk, var, concretized(ends, var))
     here = jnp.nonzero(undecided(walk, var), size=min(count, var.size), fill_value=var.size)[0]
@@ -107,7 +110,8 @@ def forward_output(walk: Walk, var: Var) -> Interval:
 
 
 def backward_output(walk: Walk, var: Var) -> Interval:
-    return _within(walk, var, concretized(by_windows(walk, var), var))
+    both = optimised if walk.search else apart
+    return _within(walk, var, concretized(by_windows(walk, var, both), var))
 
 
 def _within(walk: Walk, var: Var, found: Interval) -> Interval:

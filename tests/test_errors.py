@@ -177,7 +177,7 @@ def test_rules_from_outside(tables):
     loose = jb.crown(fn, BOX)
 
     @jb.register_relaxation(lax.bessel_i0e_p)
-    def lines(x, *, image, kind, **_):
+    def lines(x, *, image, choice, **_):
         value, slope = jax.jvp(even, (x.center,), (jnp.ones_like(x.center),))
         right = x.lower >= 0
         tangent = lambda z: jnp.where(right, value + slope * (z - x.center), image.lower)

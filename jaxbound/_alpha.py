@@ -1,0 +1,118 @@
+"""Optimised lines: for every row, the alphas that make its bound the best."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxbound._exactness import nonlinear_before
+from jaxbound._interval import concrete
+from jaxbound._program import Constant, Var
+from jaxbound._rows import Both, Finish, Rows, Walk, least
+
+Alphas = list[dict[str, Any]]  # of the non-linear equations before a variable
+
+
+class Search(NamedTuple):
+    """How alphas are optimised.
+
+    Attributes:
+      steps: gradient steps.
+      optimizer: an optax gradient transformation.
+      intermediates: whether the operands' bounds are optimised too.
+    """
+
+    steps: int
+    optimizer: Any
+    intermediates: bool
+
+
+def optimised(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
+    """Lower and upper ends by two walks, each row by its own alphas, from the best of some starts.
+
+    The gradient of an end is the one at its alphas; none flows through their search.
+    """
+    still, equations = _stopped(walk), nonlinear_before(walk.graph, var)
+
+    def alphas_of(start: Walk) -> Alphas:
+        kind(start, var)  # makes the lines
+        return [dict(start.relax(eqn).alphas) for eqn in nonlinear_before(start.graph, var)]
+
+    def end(walk: Walk, alphas: Alphas, rows: Rows, offset):
+        sides = {eqn.outputs[0]: a for eqn, a in zip(equations, alphas, strict=True)}
+        there = kind(dataclasses.replace(walk, alphas=sides), var)
+        return least(there(rows, offset[None]))[0]
+
+    def of_row(rows: Rows, offset):
+        stopped = {v: lax.stop_gradient(row) for v, row in rows.items()}
+        value = lambda alphas: end(still, alphas, stopped, lax.stop_gradient(offset))
+        found = _ascend(value, starts, walk.search)
+        return jnp.stack([end(walk, alphas, rows, offset) for alphas in found]).max()
+
+    def lower(rows: Rows, offset):
+        one = lambda parts, offset: of_row(
+            {v: row[None] for v, row in zip(rows, parts, strict=True)}, offset
+        )
+        return jax.vmap(one)(list(rows.values()), offset)
+
+    starts = [alphas_of(start) for start in _starts(still)]
+    return lambda rows, offset: (
+        lower(rows, offset),
+        -lower({v: -row for v, row in rows.items()}, -offset),
+    )
+
+
+def _ascend(value: Callable[[Alphas], Any], starts: Sequence[Alphas], search: Search):
+    """The best alphas met by projected gradient steps from the best start, and the last ones."""
+
+    def step(carry, _):
+        alphas, state, best = carry
+        now, slope = jax.value_and_grad(value)(alphas)
+        best = _better(best, (alphas, now))
+        # The optimiser descends; where a bound is infinite there is no slope.
+        down = jax.tree.map(lambda g: -jnp.where(jnp.isfinite(g), g, 0), slope)
+        updates, state = search.optimizer.update(down, state, alphas)
+        alphas = jax.tree.map(lambda a, d: jnp.clip(a + d, 0, 1).astype(a.dtype), alphas, updates)
+        return (alphas, state, best), None
+
+    best = starts[0], value(starts[0])
+    for start in starts[1:]:
+        best = _better(best, (start, value(start)))
+    carry = best[0], search.optimizer.init(best[0]), best
+    last, _, (found, _) = lax.scan(step, carry, length=search.steps)[0]
+    return lax.stop_gradient([found, last])
+
+
+def _better(a, b):
+    """Of two pairs of alphas and their bound, that of the larger bound."""
+    return jax.tree.map(lambda x, y: jnp.where(b[1] > a[1], y, x), a, b)
+
+
+def _starts(walk: Walk) -> list[Walk]:
+    """The lines that were asked for, and those that suit ordinary and certified networks."""
+    others = [kind for kind in ("adaptive", "tight") if walk.alphas or kind != walk.kind]
+    return [walk, *(dataclasses.replace(walk, kind=kind, alphas={}) for kind in others)]
+
+
+def _stopped(walk: Walk) -> Walk:
+    """The walk as a constant for `jax.grad`."""
+
+    def constant(atom):
+        traced = isinstance(atom, Constant) and concrete(atom.value) is None
+        return Constant(lax.stop_gradient(atom.value)) if traced else atom
+
+    def stopped(values):
+        return {v: jax.tree.map(lax.stop_gradient, x) for v, x in values.items()}
+
+    equations = tuple(
+        dataclasses.replace(eqn, inputs=tuple(map(constant, eqn.inputs)))
+        for eqn in walk.graph.equations
+    )
+    graph = dataclasses.replace(walk.graph, equations=equations)
+    env, regions = stopped(walk.env), stopped(walk.regions)
+    return dataclasses.replace(walk, graph=graph, env=env, regions=regions)
