@@ -51,8 +51,7 @@ def optimised(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
     def of_row(rows: Rows, offset):
         stopped = {v: lax.stop_gradient(row) for v, row in rows.items()}
         value = lambda alphas: end(still, alphas, stopped, lax.stop_gradient(offset))
-        found = _ascend(value, starts, walk.search)
-        return jnp.stack([end(walk, alphas, rows, offset) for alphas in found]).max()
+        return end(walk, _ascend(value, starts, walk.search), rows, offset)
 
     def lower(rows: Rows, offset):
         one = lambda parts, offset: of_row(
@@ -67,30 +66,35 @@ def optimised(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
     )
 
 
-def _ascend(value: Callable[[Alphas], Any], starts: Sequence[Alphas], search: Search):
-    """The best alphas met by projected gradient steps from the best start, and the last ones."""
+def _ascend(value: Callable[[Alphas], Any], starts: Sequence[Alphas], search: Search) -> Alphas:
+    """The best alphas met: the starts, then projected gradient steps from the best of them.
 
-    def step(carry, _):
+    All in one loop, so that ``value`` and its gradient are compiled once.
+    """
+    stacked = jax.tree.map(lambda *each: jnp.stack(each), *starts)
+
+    def step(carry, i):
         alphas, state, best = carry
+        ready, moving = i <= len(starts), i >= len(starts)
+        start = jax.tree.map(lambda each: each[jnp.minimum(i, len(starts) - 1)], stacked)
+        alphas = _where(ready, _where(moving, best[0], start), alphas)
         now, slope = jax.value_and_grad(value)(alphas)
-        best = _better(best, (alphas, now))
+        best = _where(now > best[1], (alphas, now), best)
         # The optimiser descends; where a bound is infinite there is no slope.
         down = jax.tree.map(lambda g: -jnp.where(jnp.isfinite(g), g, 0), slope)
-        updates, state = search.optimizer.update(down, state, alphas)
+        updates, moved = search.optimizer.update(down, state, alphas)
         alphas = jax.tree.map(lambda a, d: jnp.clip(a + d, 0, 1).astype(a.dtype), alphas, updates)
-        return (alphas, state, best), None
+        return (alphas, _where(moving, moved, state), best), None
 
-    best = starts[0], value(starts[0])
-    for start in starts[1:]:
-        best = _better(best, (start, value(start)))
-    carry = best[0], search.optimizer.init(best[0]), best
-    last, _, (found, _) = lax.scan(step, carry, length=search.steps)[0]
-    return lax.stop_gradient([found, last])
+    first = starts[0]
+    least = jnp.asarray(-jnp.inf, jax.eval_shape(value, first).dtype)
+    carry = first, search.optimizer.init(first), (first, least)
+    turns = jnp.arange(len(starts) + search.steps + 1)
+    return lax.stop_gradient(lax.scan(step, carry, turns)[0][2][0])
 
 
-def _better(a, b):
-    """Of two pairs of alphas and their bound, that of the larger bound."""
-    return jax.tree.map(lambda x, y: jnp.where(b[1] > a[1], y, x), a, b)
+def _where(condition, a, b):
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
 def _starts(walk: Walk) -> list[Walk]:

@@ -1,0 +1,299 @@
+"""Free lines: sound anywhere between their extremes, and optimised for every output."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from oracle import assert_contains, box, precision, samples, tolerance, values
+
+import jaxbound as jb
+from jaxbound import networks
+
+FREE = {
+    "relu": jax.nn.relu,
+    "abs": jnp.abs,
+    "minimum": lambda x: jnp.minimum(x, 0.3),
+    "leaky relu": lambda x: jax.nn.leaky_relu(x, 0.1),
+    "steep leaky relu": lambda x: jax.nn.leaky_relu(x, 1.7),
+    "clip": lambda x: jnp.clip(x, -0.5, 0.7),
+    "ramp": lambda x: jb.param_ramp(x, 0.8, 0.1),
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "arctan": jnp.arctan,
+    "sinh": jnp.sinh,
+    "cube": lambda x: x**3,
+    "square": jnp.square,
+    "exp": jnp.exp,
+    "softplus": jax.nn.softplus,
+    "elu": jax.nn.elu,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "mish": jax.nn.mish,
+    "log": lambda x: jnp.log(x + 4),
+    "sqrt": lambda x: jnp.sqrt(x + 3),
+    "reciprocal": lambda x: 1 / (x + 4),
+    "power": lambda x: (x + 4) ** 1.5,
+}
+ENDS = np.array(
+    [
+        (-1, 2),
+        (-2, 1),
+        (-3, -0.1),
+        (0.2, 3),
+        (0, 0),
+        (0, 1),
+        (-1, 0),
+        (-1e-3, 1e-3),
+        (-3, 3),
+        (2, 2),
+    ]
+)
+
+
+def anywhere(found, seed):
+    """Random alphas, a third of them at an end."""
+    rng = np.random.default_rng(seed)
+    draw = lambda a: np.clip(rng.uniform(-0.25, 1.25, a.shape), 0, 1).astype(a.dtype)
+    return jax.tree.map(draw, found)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_free_lines_are_sound_everywhere(dtype):
+    with precision(dtype):
+        region = box(*ENDS.T, dtype=dtype)
+        fn = lambda x: jnp.stack([f(x) for f in FREE.values()])
+        found = jax.jit(functools.partial(jb.alphas, fn))(region)
+        assert len(found) == len(FREE)
+        lines = jax.jit(lambda x, alphas: jb.linear_bounds(fn, x, relaxation=alphas))
+        parts = np.linspace(0, 1, 101)[:, None]
+        points = ENDS[:, 0] + parts * (ENDS[:, 1] - ENDS[:, 0])
+        inside = values(fn, points)
+        for seed in range(5):
+            linear = jax.tree.map(
+                lambda x: np.asarray(x, np.float64), lines(region, anywhere(found, seed))
+            )
+            below, above = (
+                np.einsum("fij,nj->nfi", coeffs[0], points) + offset
+                for coeffs, offset in (
+                    (linear.lower_coeffs, linear.lower_offset),
+                    (linear.upper_coeffs, linear.upper_offset),
+                )
+            )
+            slack = tolerance(dtype, 40)
+            for i, name in enumerate(FREE):
+                assert (below[:, i] <= inside[:, i] + slack).all(), f"{name} below"
+                assert (inside[:, i] <= above[:, i] + slack).all(), f"{name} above"
+
+
+def attention(x):
+    scores = jax.nn.softmax(x @ x.T)
+    return (scores @ x).ravel()
+
+
+PLANES = {
+    "product": (lambda x: x[0] * x[1], (2, 4)),
+    "matrix product": (lambda x: (x[:2] @ x[2:].T).ravel(), (4, 3)),
+    "max-pool": (lambda x: nn.max_pool(x[..., None], (3, 3), (2, 2)).ravel(), (5, 5)),
+    "maximum": (lambda x: jnp.maximum(x[0], x[1]), (2, 4)),
+    "attention": (attention, (3, 2)),
+}
+
+
+@pytest.mark.parametrize("name", PLANES)
+def test_free_planes_are_sound_everywhere(name):
+    fn, shape = PLANES[name]
+    center = np.random.default_rng(0).normal(size=shape)
+    region = box(center - 0.7, center + 0.7)
+    found = jax.jit(functools.partial(jb.alphas, fn))(region)
+    inside = values(fn, samples(region, 500))
+    methods = [functools.partial(method, fn) for method in (jb.lbp, jb.crown)]
+    bounds = jax.jit(lambda x, alphas: [method(x, relaxation=alphas) for method in methods])
+    for seed in range(4):
+        for each in bounds(region, anywhere(found, seed)):
+            assert_contains(each, inside, tolerance("float32", 20), name)
+
+
+def weights(*sizes, seed=0):
+    keys = jax.random.split(jax.random.key(seed), len(sizes))
+    pairs = zip(keys, sizes[:-1], sizes[1:], strict=False)
+    return [jax.random.normal(key, pair) / pair[0] ** 0.5 for key, *pair in pairs]
+
+
+def mlp(activation, layers):
+    def fn(x):
+        for w in layers[:-1]:
+            x = activation(x @ w + 0.1)
+        return x @ layers[-1]
+
+    return fn
+
+
+def within(fn, region):
+    """Intermediate bounds."""
+    outer = jb.intermediate_bounds(fn, region, method=jb.ibp)
+    return jb.intermediate_bounds(fn, region, intermediates=outer)
+
+
+def best_start(fn, region, given):
+    """Of both kinds of lines between given intermediate bounds, the better end."""
+    ends = [
+        jb.crown_ibp(fn, region, intermediates=given, relaxation=kind)
+        for kind in ("adaptive", "tight")
+    ]
+    return jb.Interval(jnp.maximum(*(e.lower for e in ends)), jnp.minimum(*(e.upper for e in ends)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["relu", "ramp", "sigmoid", "gelu"])
+def test_between_its_start_and_the_values(name, dtype):
+    with precision(dtype):
+        layers = [w.astype(dtype) for w in weights(4, 12, 12, 3)]
+        fn = mlp(FREE[name], layers)
+        region = box(*(np.full(4, end) for end in (-0.6, 0.8)), dtype=dtype)
+
+        def bound(region):
+            given = within(fn, region)
+            alpha = functools.partial(jb.alpha_crown, fn, region, intermediates=given)
+            return best_start(fn, region, given), alpha(), alpha(optimize_intermediates=True)
+
+        start, last, all_layers = jax.jit(bound)(region)
+        inside, slack = values(fn, samples(region, 2000)), tolerance(dtype, 5)
+        for found in (last, all_layers):
+            assert_contains(found, inside, slack, name)
+            assert (found.lower >= start.lower - slack).all()
+            assert (found.upper <= start.upper + slack).all()
+        widths = [float((b.upper - b.lower).mean()) for b in (start, last, all_layers)]
+        assert widths[2] < widths[1] < 0.99 * widths[0]
+
+
+def small_net():
+    model = networks.ConvNet((networks.ConvSpec(3, 3, 2, 1), networks.ConvSpec(4, 3, 1, 1)), (8,))
+    x = jax.random.uniform(jax.random.key(0), (8, 8, 1))
+    variables = model.init(jax.random.key(1), x[None])
+    return lambda variables, x: model.apply(variables, x[None])[0], variables, x
+
+
+def test_through_windows_and_batches():
+    """A batch, intermediate bounds through windows, and alphas of one's own in them."""
+    net, variables, x = small_net()
+    fn = lambda x: jb.margins(net(variables, x), 3)
+    boxes = jb.linf_ball(jnp.stack([x, 1 - x]), 0.1)
+
+    def bound(region):
+        halves = jax.tree.map(lambda a: 0 * a + 0.5, jb.alphas(fn, region))
+        return {
+            "crown": jb.crown(fn, region),
+            "own": jb.crown(fn, region, relaxation=halves),
+            "own, forward": jb.lbp(fn, region, relaxation=halves),
+            "alpha": jb.alpha_crown(fn, region, steps=5),
+            "everywhere": jb.alpha_crown(fn, region, steps=5, optimize_intermediates=True),
+            "some": jb.alpha_crown(fn, region, steps=5, optimize_intermediates=True, capacity=16),
+        }
+
+    found = jax.jit(jax.vmap(bound))(boxes)
+    for i, start in enumerate((x, 1 - x)):
+        inside = values(fn, samples(jb.linf_ball(start, 0.1), 500))
+        for name, each in found.items():
+            assert_contains(jax.tree.map(lambda e, i=i: e[i], each), inside, 1e-4, name)
+    mean = {name: float((each.upper - each.lower).mean()) for name, each in found.items()}
+    assert mean["everywhere"] < mean["alpha"] < mean["crown"]
+    assert mean["everywhere"] <= mean["some"] + 1e-5
+    assert mean["own"] != mean["crown"]
+
+
+def test_gradient_is_that_of_fixed_alphas():
+    layers = weights(4, 10, 10, 2)
+    region = jb.linf_ball(jnp.zeros(4), 0.5)
+
+    def total(layers, eps=0.0):
+        moved = jax.tree.map(lambda w: w * (1 + eps), layers)
+        return jb.alpha_crown(mlp(jax.nn.relu, moved), region, steps=200).lower.sum()
+
+    slope = jax.jit(jax.grad(total))(layers)
+    assert all(np.isfinite(g).all() and np.abs(g).max() > 0 for g in slope)
+    # At the optimum, the alphas' own change does not count.
+    step = 1e-2
+    change = (jax.jit(total)(layers, step) - jax.jit(total)(layers, -step)) / (2 * step)
+    along = sum(jnp.vdot(g, w) for g, w in zip(slope, layers, strict=True))
+    np.testing.assert_allclose(change, along, rtol=0.05)
+
+
+def test_any_optimizer_and_no_steps():
+    fn, region = mlp(jax.nn.relu, weights(4, 10, 10, 2)), jb.linf_ball(jnp.zeros(4), 0.5)
+    signs = optax.chain(optax.scale_by_sign(), optax.scale(-0.05))
+
+    def bound(region):
+        given = within(fn, region)
+        alpha = functools.partial(jb.alpha_crown, fn, region, intermediates=given)
+        found = [alpha(optimizer=each).lower for each in (optax.sgd(0.05, momentum=0.9), signs)]
+        return best_start(fn, region, given).lower, alpha(steps=0).lower, found
+
+    start, none, found = jax.jit(bound)(region)
+    np.testing.assert_allclose(none, start, rtol=1e-5)
+    for lower in found:
+        assert (lower > start + 1e-3).all()
+
+
+def test_nothing_to_optimise():
+    """Affine functions and stable neurons: as crown; infinite bounds stay what they are."""
+    functions = (
+        lambda x: 2 * x,
+        lambda x: jax.nn.relu(x).sum(),
+        lambda x: jnp.sum(x) * jnp.ones(2),
+    )
+    methods = (jb.alpha_crown, jb.crown)
+    both = jax.jit(lambda x: [[method(fn, x) for fn in functions] for method in methods])
+    for one, two in zip(*both(jb.linf_ball(jnp.ones(3), 0.5)), strict=True):
+        np.testing.assert_allclose([one.lower, one.upper], [two.lower, two.upper], rtol=1e-6)
+    wide = jb.Interval(jnp.array([-jnp.inf, 1.0]), jnp.array([1.0, jnp.inf]))
+    fn = lambda x: jax.nn.relu(x) - jax.nn.sigmoid(x)
+    found = jax.jit(functools.partial(jb.alpha_crown, fn))(wide)
+    assert not np.isnan([found.lower, found.upper]).any()
+
+
+def test_balls_and_several_inputs():
+    w = weights(4, 10, 3)
+    fn = lambda x, y: jnp.tanh(x @ w[0]) @ w[1] * y
+    x, y = jb.lp_ball(jnp.ones(4), 0.5, 2), jb.linf_ball(jnp.ones(3), 0.2)
+    found, start = jax.jit(lambda *r: (jb.alpha_crown(fn, *r), jb.crown(fn, *r)))(x, y)
+    rng = np.random.default_rng(0)
+    points = samples(x, 500)
+    others = rng.uniform(0.8, 1.2, (len(points), 3))
+    assert_contains(found, values(fn, points, others), 1e-5)
+    assert (found.upper - found.lower).mean() < (start.upper - start.lower).mean()
+
+
+@pytest.mark.parametrize("method", [jb.crown_ibp, jb.crown_lbp, jb.alpha_crown])
+def test_early_is_never_looser(method):
+    fn, region = mlp(jax.nn.relu, weights(4, 12, 12, 12, 3)), jb.linf_ball(jnp.zeros(4), 0.5)
+    methods = [functools.partial(method, fn, early=early) for early in (False, True)]
+    plain, early = jax.jit(lambda x: [method(x) for method in methods])(region)
+    assert_contains(early, values(fn, samples(region, 1000)), 1e-5)
+    assert (early.lower >= plain.lower - 1e-5).all() and (early.upper <= plain.upper + 1e-5).all()
+
+
+def test_early_helps_adaptive_lines_between_intervals():
+    fn, region = mlp(jax.nn.relu, weights(4, 12, 12, 12, 3)), jb.linf_ball(jnp.ones(4) / 4, 0.5)
+    methods = [functools.partial(jb.crown_ibp, fn, early=early) for early in (False, True)]
+    plain, early = jax.jit(lambda x: [method(x) for method in methods])(region)
+    assert (early.upper - early.lower).sum() < (plain.upper - plain.lower).sum()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"steps": -1}, "steps is -1"),
+        ({"relaxation": "constant"}, "no alphas"),
+        ({"relaxation": {"nowhere:0": {}}}, "'nowhere:0'"),
+        ({"relaxation": {"input:0": {"lower": np.zeros(2)}}}, r"shape \(2,\)"),
+        ({"relaxation": {"input:0": {"left": np.zeros(3)}}}, "'left'"),
+        ({"relaxation": {"input:0": {"lower": np.full(3, 1.5)}}}, r"not in \[0, 1\]"),
+    ],
+)
+def test_errors_name_the_argument(options, message):
+    with pytest.raises(ValueError, match=message):
+        jb.alpha_crown(jax.nn.relu, jb.linf_ball(jnp.zeros(3), 1.0), **options)
