@@ -46,11 +46,7 @@ def prepare(
     ``before`` sees every operand that the method is about to bound.
     """
     _check_chunk_size(chunk_size)
-    leaves = jax.tree.leaves(args, is_leaf=is_region)
-    if not any(map(is_region, leaves)):
-        raise ValueError(
-            "no argument is uncertain; expected an Interval or LpBall leaf, such as jb.linf_ball(x, eps)"
-        )
+    leaves = leaves_of(args)
     graph = trace(fn, *args)
     check_supported(graph)
     regions = {var: leaf for var, leaf in zip(graph.inputs, leaves, strict=True) if is_region(leaf)}
@@ -60,7 +56,7 @@ def prepare(
     }
     lines, limits = _lines(graph, relaxation), _capacities(graph, capacity)
     walk = Walk(graph, regions, env, *lines, chunk_size, examples(args), limits, early, search)
-    given = _given(graph, intermediates)
+    given = intervals_of(graph, intermediates)
     levels = exactness(graph, regions, restart=False)
 
     def refine(var: Var) -> Interval:
@@ -71,6 +67,16 @@ def prepare(
 
     interval_walk(graph, env, refine)
     return walk
+
+
+def leaves_of(args) -> list[Any]:
+    """The leaves of the arguments, regions among them; raises if there is none."""
+    leaves = jax.tree.leaves(args, is_leaf=is_region)
+    if not any(map(is_region, leaves)):
+        raise ValueError(
+            "no argument is uncertain; expected an Interval or LpBall leaf, such as jb.linf_ball(x, eps)"
+        )
+    return leaves
 
 
 def _check_chunk_size(chunk_size) -> None:
@@ -142,7 +148,8 @@ def _capacities(graph: Graph, capacity) -> Callable[[Var], int | None]:
     return {names[name]: limit for name, limit in limits.items()}.get
 
 
-def _given(graph: Graph, intermediates: dict[str, Interval] | None) -> dict[Var, Interval]:
+def intervals_of(graph: Graph, intermediates: dict[str, Interval] | None) -> dict[Var, Interval]:
+    """The intervals that ``intermediates`` gives, by variable; raises if one is not valid."""
     names = names_of(graph)
     given = {}
     for name, interval in (intermediates or {}).items():

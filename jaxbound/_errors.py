@@ -18,7 +18,7 @@ class UnsupportedPrimitiveError(NotImplementedError):
 
     def __init__(self, equations: list[Equation]):
         self.primitives = tuple(dict.fromkeys(str(eqn.primitive) for eqn in equations))
-        lines = dict.fromkeys(map(_describe, equations))
+        lines = dict.fromkeys(map(describe, equations))
         super().__init__(
             "no rule for:\n  "
             + "\n  ".join(lines)
@@ -42,7 +42,7 @@ def _supported(eqn: Equation) -> bool:
     return rule is not None and (rule.accepts(eqn.uncertain) or linear_operands(eqn) is not None)
 
 
-def _describe(eqn: Equation) -> str:
+def describe(eqn: Equation) -> str:
     which = list(map(str, eqn.moving))
     operands = f" with uncertain operand{'s' * (len(which) > 1)} {', '.join(which)}"
     layer = f" in layer {eqn.layer}" if eqn.layer else ""
