@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbound._linear import weigh
-from jaxbound._linear_rules import linear_operands, linear_rules, pull_back
+from jaxbound._linear_rules import IN_PLACE, linear_operands, linear_rules, pull_back
 from jaxbound._program import Equation, Graph, Var, read
 from jaxbound._relaxations import Relaxation
 
@@ -115,7 +115,25 @@ def _dot(rows, bias):
     return rows.reshape(rows.shape[0], -1) @ bias.reshape(-1)
 
 
-def unit_rows(var: Var, indices):
-    """The rows ``[C, *var.shape]`` that pick the elements at flat indices ``[C]``."""
+def unit_rows(graph: Graph, var: Var, indices, env: dict[Var, Any]) -> tuple[Var, Any, Any]:
+    """Rows that are the elements of ``var`` at flat indices ``[C]``: an earlier v, ``[C, *v.shape]``, and ``[C]``.
+
+    They start before what leaves elements in place, and before a product as entries of its known operand.
+    """
+    eqn = next((eqn for eqn in graph.equations if var in eqn.outputs), None)
+    if var.size and eqn and linear_operands(eqn) is not None and len(eqn.moving) == 1:
+        (source,) = eqn.moving.values()
+        operands = [None if a is source else read(env, a) for a in eqn.inputs]
+        if eqn.primitive in IN_PLACE and source.size == var.size:
+            fn = lambda x: eqn.bind(*(x if a is None else a for a in operands))[0]
+            ones = jnp.ones(source.shape, source.dtype)
+            ends = jax.jvp(fn, [jnp.zeros_like(ones)], [ones])
+            bias, scale = (jnp.take(x, indices, mode="clip") for x in ends)
+            start, rows, offset = unit_rows(graph, source, indices, env)
+            return start, jax.vmap(jnp.multiply)(scale, rows), scale * offset + bias
+        pick = linear_rules[eqn.primitive].pick
+        rows = pick and pick(indices, source.shape, *operands, **eqn.params)
+        if rows is not None:
+            return source, rows.astype(source.dtype), jnp.zeros(len(indices), var.dtype)
     rows = jax.nn.one_hot(indices, var.size, dtype=var.dtype)
-    return rows.reshape(len(indices), *var.shape)
+    return var, rows.reshape(len(indices), *var.shape), jnp.zeros(len(indices), var.dtype)

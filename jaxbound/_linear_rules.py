@@ -6,6 +6,7 @@ rule. Convolution alone has an explicit transpose, because XLA's own is slow in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,11 +28,14 @@ class LinearRule(NamedTuple):
         "operands" (one element of each) or "elements" (several of one operand).
       transpose: optional ``transpose(rows, *operands, **params)`` for rows ``[K, *output_shape]`` of
         the first operand; None: by `jax.vjp`.
+      pick: optional ``pick(indices, shape, *operands, **params)``, the rows ``[C, *shape]`` of the one
+        uncertain operand, given as None, that are the output's elements at flat ``indices [C]``; None: not covered.
     """
 
     operands: Callable[[tuple[bool, ...]], Sequence[int] | None]
     sums: str = "nothing"
     transpose: Callable[..., Any] | None = None
+    pick: Callable[..., Any] | None = None
 
 
 linear_rules: dict[Any, LinearRule] = {}
@@ -86,6 +90,18 @@ def _cases(uncertain):
     return None if uncertain[0] else range(1, len(uncertain))
 
 
+def pick_product(indices, shape: Sequence[int], one, other, *, dimension_numbers, **_):
+    """Entries of the known operand, where each output sums over all of the other."""
+    sides, batch = dimension_numbers
+    weights, (axes, summed) = (other, sides) if one is None else (one, sides[::-1])
+    size = math.prod(shape)
+    if not size or batch[0] or size > math.prod(shape[i] for i in axes):
+        return None
+    order = [j for _, j in sorted(zip(axes, summed, strict=True))]
+    weights = jnp.moveaxis(weights, order, range(-len(order), 0)).reshape(-1, *shape)
+    return jnp.take(weights, indices, axis=0, mode="clip")
+
+
 for _p in (
     jp.neg_p, jp.concatenate_p, jp.pad_p, jp.reshape_p, jp.transpose_p,
     jp.squeeze_p, jp.slice_p, jp.rev_p, jp.copy_p, jp.convert_element_type_p, jp.name_p, *REARRANGE,
@@ -108,11 +124,16 @@ linear_rules |= {
     jp.select_and_scatter_add_p: LinearRule(_among((0,)), sums="elements"),
     jp.mul_p: LinearRule(_one_of_two),
     jp.div_p: LinearRule(_among((0,))),
-    jp.dot_general_p: LinearRule(_one_of_two, sums="elements"),
+    jp.dot_general_p: LinearRule(_one_of_two, sums="elements", pick=pick_product),
     jp.conv_general_dilated_p: LinearRule(
         _one_of_two, sums="elements", transpose=transpose_convolution
     ),
 }
+# Of one uncertain operand of as many elements as the output: each depends on that in its own place.
+IN_PLACE = frozenset((
+    jp.add_p, jp.add_jaxvals_p, jp.sub_p, jp.mul_p, jp.div_p, jp.neg_p, jp.convert_element_type_p,
+    jp.reshape_p, jp.squeeze_p, jp.broadcast_in_dim_p,
+))  # fmt: skip
 
 
 def pull_back(

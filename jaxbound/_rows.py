@@ -172,10 +172,10 @@ def least(below: Below):
     return jnp.maximum(once(below.offset - lowest), below.floor)
 
 
-def _affine_rows(walk: Walk, var: Var, rows) -> tuple[Rows, Any]:
+def _affine_rows(walk: Walk, var: Var, indices) -> tuple[Rows, Any]:
     """Rows as far as equations are affine: there, those of the negative are their negatives."""
-    start = jnp.zeros(len(rows), rows.dtype)
-    return walk_back(walk.graph, {var: rows}, start, walk.env, None)
+    start, rows, offset = unit_rows(walk.graph, var, indices, walk.env)
+    return walk_back(walk.graph, {start: rows}, offset, walk.env, None)
 
 
 def _both_signs(finish: Finish, rows: Rows, offset) -> tuple[Below, Below]:
@@ -227,7 +227,7 @@ def by_rows(kind: Callable[..., Finish], walk: Walk, var: Var, both=apart) -> En
     ends, limit = both(kind, walk, var), walk.rows_at_once(walk.graph)
 
     def at(indices):
-        return ends(*_affine_rows(walk, var, unit_rows(var, indices)))
+        return ends(*_affine_rows(walk, var, indices))
 
     def some(indices):
         return map_chunks(lambda i: at(indices[i]), limit, len(indices))
@@ -248,7 +248,7 @@ def by_windows(walk: Walk, var: Var, both=apart) -> Ends:
         there = dataclasses.replace(
             walk, graph=found.graph, env=env, regions=regions, alphas=alphas
         )
-        rows = _affine_rows(there, target, unit_rows(target, indices))
+        rows = _affine_rows(there, target, indices)
         return both(from_inputs, there, target)(*rows)
 
     def every():
@@ -284,11 +284,11 @@ def linear_bounds_of(kind: Callable[..., Finish], walk: Walk, var: Var) -> Linea
     )
     finish = kind(walk, var)
 
-    def some(rows):
-        below, above = _both_signs(finish, *_affine_rows(walk, var, rows))
+    def some(indices):
+        below, above = _both_signs(finish, *_affine_rows(walk, var, indices))
         negated = tuple(-c for c in above.coeffs)
         return tuple(below.coeffs), below.offset, negated, -above.offset
 
     limit = walk.rows_at_once(walk.graph)
-    arrays = map_chunks(lambda indices: some(unit_rows(var, indices)), limit, var.size)
+    arrays = map_chunks(some, limit, var.size)
     return LinearBounds(*jax.tree.map(lambda x: x.reshape(*var.shape, *x.shape[1:]), arrays))

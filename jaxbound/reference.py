@@ -235,8 +235,8 @@ def _affine(model: Model, graph: Graph, env, var: Var, indices) -> tuple[Any, An
 
     @jax.jit
     def rows(indices):
-        start = jnp.zeros(len(indices), var.dtype)
-        found, offset = walk_back(graph, {var: unit_rows(var, indices)}, start, env, None)
+        start, rows, offset = unit_rows(graph, var, indices, env)
+        found, offset = walk_back(graph, {start: rows}, offset, env, None)
         return [found[end].reshape(len(indices), -1) for end in ends], offset
 
     blocks, offsets = [], []

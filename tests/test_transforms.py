@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from interpreter import by_numpy
 from jax import lax
-from oracle import KINDS, METHODS, precision
+from oracle import DTYPES, KINDS, METHODS, precision
 
 import jaxbound as jb
-from jaxbound import _chunks, _convolution
+from jaxbound import _backward, _chunks, _convolution, _rows
 from jaxbound._relaxations import kinked
 
 RNG = np.random.default_rng(6)
@@ -214,6 +214,82 @@ def test_ways_through_a_convolution(name, monkeypatch):
         other = jax.jit(lambda k: rows_of(x, k, options))(kernel)
     np.testing.assert_allclose(chunks, usual, atol=1e-12)
     np.testing.assert_allclose(other, usual, atol=1e-12)
+
+
+W, B, CENTERS = (RNG.normal(size=shape) for shape in [(4, 6), 6, (3, 4)])
+PRODUCTS = {  # of weights [4, 6], bias [6] and 4 elements; whether the rows of its elements are weights
+    "[n]": (lambda w, b, x: x @ w, True),
+    "[1, n]": (lambda w, b, x: x[None] @ w, True),
+    "bias": (lambda w, b, x: x @ w + b, True),
+    "number": (lambda w, b, x: 2 - (x @ w) / 3, True),
+    "normalised": (lambda w, b, x: ((x[None] @ w - b[None]) * b[None] + 1)[:, None], True),
+    "known first": (lambda w, b, x: w.T @ x + b, True),
+    "matrix": (lambda w, b, x: (x[None] @ w).reshape(3, 2) + b.reshape(3, 2), True),
+    "axes": (lambda w, b, x: lax.dot_general(x.reshape(2, 1, 2), w.reshape(2, 3, 2, 2), (((2, 0), (0, 2)), ((), ()))), True),
+    "axes, known first": (lambda w, b, x: lax.dot_general(w.reshape(2, 3, 2, 2), x.reshape(2, 1, 2), (((0, 2), (2, 0)), ((), ()))), True),
+    "several rows": (lambda w, b, x: x.reshape(2, 2) @ w.reshape(2, 12), False),
+    "batch": (lambda w, b, x: jnp.einsum("ij,ijk->ik", x.reshape(2, 2), w.reshape(2, 2, 6)), False),
+    "itself": (lambda w, b, x: x + x @ w[:, :4], False),
+    "nothing summed": (lambda w, b, x: x[:0] @ w[:0] + b, False),
+    "no outputs": (lambda w, b, x: x @ w[:, :0] + b[:0], False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_where_rows_start(name):
+    fn, picked = PRODUCTS[name]
+    graph = jb.trace(functools.partial(fn, W, B), jb.linf_ball(jnp.ones(4), 1.0))
+    env = {}
+    for eqn in graph.equations:
+        env |= {} if eqn.moving else eqn.evaluate(env)
+    (out,) = graph.outputs
+    start, *_ = _backward.unit_rows(graph, out, jnp.arange(2), env)
+    summed = {eqn.outputs[0] for eqn in graph.equations if eqn.primitive is lax.dot_general_p}
+    assert (start not in summed | {out}) == picked
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_that_are_weights(dtype):
+    """Against jax's own derivative, and that with respect to weights."""
+
+    def ours(fn, w, b, x):
+        fn, box = functools.partial(fn, w, b), jb.linf_ball(x, 1.0)
+        found = jb.linear_bounds(fn, box, chunk_size=4)
+        return found.upper_coeffs[0], found.upper_offset
+
+    def theirs(fn, w, b, x):
+        return jax.jacobian(fn, 2)(w, b, x), fn(w, b, jnp.zeros_like(x))
+
+    def of(rows):
+        every = lambda *args: [rows(fn, *args) for fn, _ in PRODUCTS.values()]
+        loss = lambda *args: sum(jnp.sin(part).sum() for part in jax.tree.leaves(every(*args)))
+        return jax.jit(lambda *args: (every(*args), jax.grad(loss, (0, 1))(*args)))
+
+    with precision(dtype):
+        args = [jnp.asarray(a, dtype) for a in (W, B, CENTERS[0])]
+        found, expected = of(ours)(*args), of(theirs)(*args)
+    atol = 1e-4 if dtype == "float32" else 1e-12
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=atol), found, expected)
+
+
+def test_undecided_rows_of_a_batch(monkeypatch):
+    """Bounds and gradients as by rows of 0 and 1."""
+
+    def loss(w, b, center):
+        fn = lambda x: jax.nn.relu(jax.nn.relu(x) @ w + b).sum()
+        found = jb.crown(fn, jb.linf_ball(center, 0.3), capacity=2)
+        return found.upper - jnp.sin(found.lower), found
+
+    def of_units(graph, var, indices, env):
+        rows = jax.nn.one_hot(indices, var.size, dtype=var.dtype).reshape(-1, *var.shape)
+        return var, rows, jnp.zeros(len(rows), rows.dtype)
+
+    with precision("float64"):
+        of_one = jax.value_and_grad(loss, (0, 1), has_aux=True)
+        of_batch = lambda: jax.jit(jax.vmap(lambda x: of_one(W, B, x)))(CENTERS)
+        found = of_batch()
+        monkeypatch.setattr(_rows, "unit_rows", of_units)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-12), found, of_batch())
 
 
 @pytest.mark.parametrize("p", [None, 2])
