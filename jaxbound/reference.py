@@ -24,9 +24,9 @@ from jaxbound._chunks import rows_at_once
 from jaxbound._errors import describe
 from jaxbound._exactness import affine_ends
 from jaxbound._graph import trace
+from jaxbound._inner import intermediate_bounds
 from jaxbound._interval import Interval, LpBall, Region, enclosing_box, is_region
 from jaxbound._linear_rules import linear_operands
-from jaxbound._methods import intermediate_bounds
 from jaxbound._program import Atom, Equation, Graph, Var, read
 from jaxbound._solver import Model, placed, zeros
 

@@ -171,7 +171,7 @@ def test_between_its_start_and_the_values(name, dtype):
 
 
 def small_net():
-    model = networks.ConvNet((networks.ConvSpec(3, 3, 2, 1), networks.ConvSpec(4, 3, 1, 1)), (8,))
+    model = networks.ConvNet((networks.ConvSpec(2, 3, 2, 1), networks.ConvSpec(2, 3, 1, 1)), ())
     x = jax.random.uniform(jax.random.key(0), (8, 8, 1))
     variables = model.init(jax.random.key(1), x[None])
     return lambda variables, x: model.apply(variables, x[None])[0], variables, x
@@ -188,10 +188,8 @@ def test_through_windows_and_batches():
         return {
             "crown": jb.crown(fn, region),
             "own": jb.crown(fn, region, relaxation=halves),
-            "own, forward": jb.lbp(fn, region, relaxation=halves),
             "alpha": jb.alpha_crown(fn, region, steps=5),
             "everywhere": jb.alpha_crown(fn, region, steps=5, optimize_intermediates=True),
-            "some": jb.alpha_crown(fn, region, steps=5, optimize_intermediates=True, capacity=16),
         }
 
     found = jax.jit(jax.vmap(bound))(boxes)
@@ -201,7 +199,6 @@ def test_through_windows_and_batches():
             assert_contains(jax.tree.map(lambda e, i=i: e[i], each), inside, 1e-4, name)
     mean = {name: float((each.upper - each.lower).mean()) for name, each in found.items()}
     assert mean["everywhere"] < mean["alpha"] < mean["crown"]
-    assert mean["everywhere"] <= mean["some"] + 1e-5
     assert mean["own"] != mean["crown"]
 
 
@@ -277,10 +274,11 @@ def test_early_is_never_looser(method):
 
 
 def test_early_helps_adaptive_lines_between_intervals():
-    fn, region = mlp(jax.nn.relu, weights(4, 12, 12, 12, 3)), jb.linf_ball(jnp.ones(4) / 4, 0.5)
-    methods = [functools.partial(jb.crown_ibp, fn, early=early) for early in (False, True)]
-    plain, early = jax.jit(lambda x: [method(x) for method in methods])(region)
-    assert (early.upper - early.lower).sum() < (plain.upper - plain.lower).sum()
+    """Two relus on [-1, 1.1] add up to at least 0, of which their adaptive lines know nothing."""
+    fn = lambda x: 1 + jax.nn.relu(jax.nn.relu(x) @ jnp.ones(2) - 0.5)
+    region = box(*(np.full(2, end) for end in (-1, 1.1)))
+    assert jb.crown_ibp(fn, region).lower == pytest.approx(-1.5)
+    assert jb.crown_ibp(fn, region, early=True).lower == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
