@@ -1,6 +1,7 @@
 """Free lines: sound anywhere between their extremes, and optimised for every output."""
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,7 @@ import pytest
 from oracle import assert_contains, box, precision, samples, tolerance, values
 
 import jaxbound as jb
-from jaxbound import networks
+from jaxbound import networks, reference
 
 FREE = {
     "relu": jax.nn.relu,
@@ -295,3 +296,30 @@ def test_early_helps_adaptive_lines_between_intervals():
 def test_errors_name_the_argument(options, message):
     with pytest.raises(ValueError, match=message):
         jb.alpha_crown(jax.nn.relu, jb.linf_ball(jnp.zeros(3), 1.0), **options)
+
+
+def test_meets_the_linear_program():
+    """What is true, the triangle relaxation's exact range, optimised lines and their start, nested."""
+    with precision("float64"):
+        fn = mlp(jax.nn.relu, [w.astype("float64") for w in weights(4, 12, 12, 3)])
+        region = box(*(np.full(4, end) for end in (-0.3, 0.4)), dtype="float64")
+        slow = optax.adam(optax.exponential_decay(0.1, 1, 0.993))
+
+        def bound(region):
+            given = within(fn, region)
+            alpha = functools.partial(jb.alpha_crown, fn, region, intermediates=given)
+            found = [alpha(), alpha(steps=100), alpha(steps=1000, optimizer=slow)]
+            adaptive = jb.crown_ibp(fn, region, intermediates=given)
+            return given, [adaptive, best_start(fn, region, given), *found]
+
+        given, found = jax.jit(bound)(region)
+        program = reference.lp(fn, region, intermediates=given)
+        chain = [*found, program, reference.milp(fn, region, intermediates=given)]
+        for outer, inner in itertools.pairwise(chain):
+            assert (outer.lower <= inner.lower + 1e-6).all()
+            assert (inner.upper <= outer.upper + 1e-6).all()
+        adaptive, _, few, many, most = (float((b.upper - b.lower).sum()) for b in found)
+        gap = adaptive - float((program.upper - program.lower).sum())
+        assert adaptive - few > 0.8 * gap
+        assert adaptive - many > 0.95 * gap
+        assert adaptive - most > 0.999 * gap
