@@ -10,6 +10,7 @@ from jaxbound._inner import intermediate_bounds as intermediate_bounds
 from jaxbound._inner import linear_bounds as linear_bounds
 from jaxbound._interval import Interval as Interval
 from jaxbound._interval import LpBall as LpBall
+from jaxbound._interval import intersect as intersect
 from jaxbound._interval import linf_ball as linf_ball
 from jaxbound._interval import lp_ball as lp_ball
 from jaxbound._interval_rules import register_interval_rule as register_interval_rule

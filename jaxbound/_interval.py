@@ -206,12 +206,34 @@ def cast(interval: Interval, dtype) -> Interval:
     return Interval(jnp.asarray(interval.lower, dtype), jnp.asarray(interval.upper, dtype))
 
 
-def intersect(interval: Interval, other: Interval) -> Interval:
-    """What both intervals allow; where rounding makes that empty, ``interval``."""
-    lower = jnp.maximum(interval.lower, other.lower)
-    upper = jnp.minimum(interval.upper, other.upper)
-    ok = lower <= upper
-    return Interval(jnp.where(ok, lower, interval.lower), jnp.where(ok, upper, interval.upper))
+def intersect(bounds, *others):
+    """What all of some bounds of the same value allow: ``max lower <= value <= min upper``.
+
+    Args:
+      bounds: an `Interval`, or a tree of them, as a method gives.
+      *others: of the same tree and shapes.
+
+    Returns:
+      `Interval`s in that tree; where rounding leaves nothing, those of ``bounds``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxbound as jb
+      >>> fn, box = lambda x: jax.nn.relu(x) - x, jb.linf_ball(jnp.array(0.5), 1.0)
+      >>> jb.crown(fn, box).lower.item(), jb.crown(fn, box, relaxation="tight").lower.item()
+      (0.0, -1.5)
+      >>> jb.intersect(jb.crown(fn, box, relaxation="tight"), jb.crown(fn, box)).lower.item()
+      0.0
+    """
+
+    def of_two(one: Interval, two: Interval) -> Interval:
+        lower, upper = jnp.maximum(one.lower, two.lower), jnp.minimum(one.upper, two.upper)
+        ok = lower <= upper
+        return Interval(jnp.where(ok, lower, one.lower), jnp.where(ok, upper, one.upper))
+
+    for other in others:
+        bounds = jax.tree.map(of_two, bounds, other, is_leaf=lambda x: isinstance(x, Interval))
+    return bounds
 
 
 def supersede(interval: Interval, other: Interval) -> Interval:

@@ -833,10 +833,13 @@ def truth(program: Program, args, seed: int):
 def draw_calls(d: Draw) -> dict[str, tuple[Callable[..., Any], str]]:
     """Intervals, one other method, and the linear bounds of one, with random options; and what they are."""
     calls = {}
-    for method, linear in (jb.ibp, False), (d.among(LINEAR), False), (d.among(LINEAR), True):
+    other = d.among((*LINEAR, *LINEAR, jb.alpha_crown))
+    for method, linear in (jb.ibp, False), (other, False), (d.among(LINEAR), True):
         options: dict[str, Any] = {"chunk_size": d.among((None, None, None, 1, 2, 5))}
         if method is not jb.ibp:
-            options["relaxation"] = d.among(KINDS)
+            options["relaxation"] = d.among((*KINDS, "alphas"))
+        if method is jb.alpha_crown:
+            options |= {"steps": 3, "relaxation": "adaptive"}
         if method is jb.crown:
             options["capacity"] = d.among((None, None, 1, 3))
         first = d.among(METHODS) if d.chance(0.1) else None
@@ -854,6 +857,11 @@ def draw_calls(d: Draw) -> dict[str, tuple[Callable[..., Any], str]]:
 
 def call(method, first, options, fn, *args):
     given = jb.intermediate_bounds(fn, *args, method=first) if first else None
+    if options.get("relaxation") == "alphas":  # anywhere
+        share = lambda alpha: jnp.arange(alpha.size, dtype=alpha.dtype) * 0.618 % 1
+        alphas = jb.alphas(fn, *args, method=first or jb.ibp)
+        alphas = jax.tree.map(lambda alpha: share(alpha).reshape(alpha.shape), alphas)
+        options = options | {"relaxation": alphas}
     return method(fn, *args, intermediates=given, **options)
 
 
