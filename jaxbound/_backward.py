@@ -116,9 +116,12 @@ def _dot(rows, bias):
 
 
 def unit_rows(graph: Graph, var: Var, indices, env: dict[Var, Any]) -> tuple[Var, Any, Any]:
-    """Rows that are the elements of ``var`` at flat indices ``[C]``: an earlier v, ``[C, *v.shape]``, and ``[C]``.
+    """The elements of ``var`` at flat indices ``[C]`` are ``rows . v + offset`` of an earlier v.
 
-    They start before what leaves elements in place, and before a product as entries of its known operand.
+    Equations that leave elements in place are passed; a product's weights are picked, not multiplied.
+
+    Returns:
+      v, the rows ``[C, *v.shape]`` and the offset ``[C]``.
     """
     eqn = next((eqn for eqn in graph.equations if var in eqn.outputs), None)
     if var.size and eqn and linear_operands(eqn) is not None and len(eqn.moving) == 1:

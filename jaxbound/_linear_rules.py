@@ -28,8 +28,8 @@ class LinearRule(NamedTuple):
         "operands" (one element of each) or "elements" (several of one operand).
       transpose: optional ``transpose(rows, *operands, **params)`` for rows ``[K, *output_shape]`` of
         the first operand; None: by `jax.vjp`.
-      pick: optional ``pick(indices, shape, *operands, **params)``, the rows ``[C, *shape]`` of the one
-        uncertain operand, given as None, that are the output's elements at flat ``indices [C]``; None: not covered.
+      pick: optional ``pick(indices, shape, *operands, **params)``: the output's elements at flat
+        ``indices [C]`` as rows ``[C, *shape]`` of the one uncertain operand, given as None; None: not covered.
     """
 
     operands: Callable[[tuple[bool, ...]], Sequence[int] | None]
@@ -129,7 +129,7 @@ linear_rules |= {
         _one_of_two, sums="elements", transpose=transpose_convolution
     ),
 }
-# Of one uncertain operand of as many elements as the output: each depends on that in its own place.
+# Of one uncertain operand, as large as the output, each element depends on that at its own flat index.
 IN_PLACE = frozenset((
     jp.add_p, jp.add_jaxvals_p, jp.sub_p, jp.mul_p, jp.div_p, jp.neg_p, jp.convert_element_type_p,
     jp.reshape_p, jp.squeeze_p, jp.broadcast_in_dim_p,
