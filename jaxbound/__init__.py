@@ -9,10 +9,7 @@ from jaxbound._inner import alphas as alphas
 from jaxbound._inner import intermediate_bounds as intermediate_bounds
 from jaxbound._inner import linear_bounds as linear_bounds
 from jaxbound._interval import Interval as Interval
-from jaxbound._interval import LpBall as LpBall
 from jaxbound._interval import intersect as intersect
-from jaxbound._interval import linf_ball as linf_ball
-from jaxbound._interval import lp_ball as lp_ball
 from jaxbound._interval_rules import register_interval_rule as register_interval_rule
 from jaxbound._linear import LinearBounds as LinearBounds
 from jaxbound._linear import concretize as concretize
@@ -25,6 +22,9 @@ from jaxbound._methods import ibp as ibp
 from jaxbound._methods import lbp as lbp
 from jaxbound._program import Graph as Graph
 from jaxbound._radius import certified_radius as certified_radius
+from jaxbound._regions import LpBall as LpBall
+from jaxbound._regions import linf_ball as linf_ball
+from jaxbound._regions import lp_ball as lp_ball
 from jaxbound._relaxations import Relaxation as Relaxation
 from jaxbound._relaxations import register_relaxation as register_relaxation
 from jaxbound._single_prop import Propagated as Propagated

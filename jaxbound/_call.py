@@ -14,16 +14,10 @@ from jaxbound._errors import check_supported
 from jaxbound._exactness import LOOSE, exactness
 from jaxbound._graph import trace
 from jaxbound._ibp import interval_walk, relaxed_operands
-from jaxbound._interval import (
-    Interval,
-    check_ends,
-    concrete,
-    enclosing_box,
-    intersect,
-    is_region,
-)
+from jaxbound._interval import Interval, check_ends, concrete, intersect
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Graph, Var, read
+from jaxbound._regions import enclosing_box, is_region
 from jaxbound._relaxations import KINDS, check_kind
 from jaxbound._rows import Walk
 from jaxbound._strategies import Recipe

@@ -7,9 +7,10 @@ after an lp ball, whose elements depend on each other.
 
 from __future__ import annotations
 
-from jaxbound._interval import Interval, Region
+from jaxbound._interval import Interval
 from jaxbound._linear_rules import is_repeat, linear_operands, linear_rules
 from jaxbound._program import Equation, Graph, Var
+from jaxbound._regions import Region
 from jaxbound._relaxations import elementwise
 
 # A box of independent elements; an exact interval per element; anything else.

@@ -15,11 +15,12 @@ from jaxbound._chunks import add_chunks, check_fits, map_chunks
 from jaxbound._cones import cone
 from jaxbound._crop import Crop
 from jaxbound._graph import trace_flat
-from jaxbound._interval import Interval, Region, outward, part_of
+from jaxbound._interval import Interval, outward
 from jaxbound._interval_rules import interval_rules
 from jaxbound._linear import merged, shares, support, supported
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Equation, Graph, Var, read
+from jaxbound._regions import Region, part_of
 from jaxbound._relaxations import Relaxation
 
 

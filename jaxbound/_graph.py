@@ -8,9 +8,9 @@ from typing import Any
 import jax
 
 from jaxbound._inline import flatten
-from jaxbound._interval import check_region, is_region
 from jaxbound._program import Graph
 from jaxbound._recognise import recognise
+from jaxbound._regions import check_region, is_region
 
 
 def trace(fn: Callable[..., Any], *args) -> Graph:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbound._interval import Interval, LpBall, Region, check_region, enclosing_box, outward
+from jaxbound._interval import Interval, outward
+from jaxbound._regions import LpBall, Region, check_region, enclosing_box
 
 
 @jax.tree_util.register_dataclass

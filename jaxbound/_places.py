@@ -10,7 +10,8 @@ from typing import Any, cast
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbound._interval import Interval, LpBall
+from jaxbound._interval import Interval
+from jaxbound._regions import LpBall
 from jaxbound._windows import Span, Window, long, sizes
 
 

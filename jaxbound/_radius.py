@@ -8,8 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbound._interval import lp_ball
 from jaxbound._methods import crown
+from jaxbound._regions import lp_ball
 from jaxbound._specification import margins, verified
 
 

@@ -18,10 +18,11 @@ from jaxbound._curves import Choice
 from jaxbound._exactness import affine_ends, nonlinear_before
 from jaxbound._forward import Forward
 from jaxbound._ibp import relaxed_operands
-from jaxbound._interval import Interval, Region, outward
+from jaxbound._interval import Interval, outward
 from jaxbound._linear import LinearBounds, once, support, weigh
 from jaxbound._places import joined
 from jaxbound._program import Equation, Graph, Var, read
+from jaxbound._regions import Region
 from jaxbound._relaxations import Relaxation, constant_relaxation, relaxations
 from jaxbound._windows import sizes
 

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jaxbound._curves import Choice
 from jaxbound._errors import check_supported
 from jaxbound._graph import trace
-from jaxbound._interval import Interval, linf_ball
+from jaxbound._interval import Interval
 from jaxbound._interval_rules import interval_rules
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Equation, Var, read
+from jaxbound._regions import linf_ball
 from jaxbound._relaxations import check_kind, kinked, relaxations
 
 

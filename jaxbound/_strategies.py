@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jaxbound._alpha import optimised
 from jaxbound._exactness import LOOSE, affine_ends, exactness
 from jaxbound._ibp import interval_step
-from jaxbound._interval import Interval, LpBall, intersect, outward, supersede
+from jaxbound._interval import Interval, intersect, outward, supersede
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Var
+from jaxbound._regions import LpBall
 from jaxbound._relaxations import elementwise, partial
 from jaxbound._rows import (
     Finish,

@@ -25,9 +25,10 @@ from jaxbound._errors import describe
 from jaxbound._exactness import affine_ends
 from jaxbound._graph import trace
 from jaxbound._inner import intermediate_bounds
-from jaxbound._interval import Interval, LpBall, Region, enclosing_box, is_region
+from jaxbound._interval import Interval
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Atom, Equation, Graph, Var, read
+from jaxbound._regions import LpBall, Region, enclosing_box, is_region
 from jaxbound._solver import Model, placed, zeros
 
 # Where the pieces of a function meet, by its known operands.

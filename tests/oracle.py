@@ -13,7 +13,7 @@ import numpy as np
 
 import jaxbound as jb
 from jaxbound._ibp import interval_walk
-from jaxbound._interval import enclosing_box, is_region
+from jaxbound._regions import enclosing_box, is_region
 
 METHODS = (jb.ibp, jb.lbp, jb.crown_ibp, jb.crown_lbp, jb.crown)
 LINEAR = METHODS[1:]

@@ -19,6 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A file imports from the rows above its own only; files of one row do not know each other.
 LAYERS = [
     {"_interval"},
+    {"_regions"},
     {"_linear", "_specification"},
     {"_activations"},
     {"_primitives"},
