@@ -220,6 +220,22 @@ def test_gradient_is_that_of_fixed_alphas():
     np.testing.assert_allclose(change, along, rtol=0.05)
 
 
+def test_alphas_of_ones_own_have_gradients():
+    """Who wants another search writes it: bounds are differentiable functions of alphas."""
+    fn, region = mlp(jax.nn.relu, weights(4, 10, 10, 2)), jb.linf_ball(jnp.zeros(4), 0.5)
+
+    def climbed(region):
+        given = within(fn, region)
+        alphas = jax.tree.map(lambda a: 0 * a + 0.5, jb.alphas(fn, region, intermediates=given))
+        bound = lambda a: jb.crown_ibp(fn, region, intermediates=given, relaxation=a).lower.sum()
+        start, slope = jax.value_and_grad(bound)(alphas)
+        moved = jax.tree.map(lambda a, g: jnp.clip(a + 0.1 * jnp.sign(g), 0, 1), alphas, slope)
+        return start, bound(moved)
+
+    start, end = jax.jit(climbed)(region)
+    assert end > start + 1e-3
+
+
 def test_any_optimizer_and_no_steps():
     fn, region = mlp(jax.nn.relu, weights(4, 10, 10, 2)), jb.linf_ball(jnp.zeros(4), 0.5)
     signs = optax.chain(optax.scale_by_sign(), optax.scale(-0.05))
