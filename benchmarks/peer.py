@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import auto_LiRPA
+import flax.linen
 import jax
 import numpy as np
 import torch
@@ -19,6 +20,12 @@ import jaxbound as jb
 from jaxbound import networks
 
 METHODS = {jb.ibp: "IBP", jb.lbp: "forward", jb.crown_ibp: "CROWN-IBP", jb.crown: "CROWN"}
+OPTIMISED = (
+    "CROWN-Optimized"  # alpha-CROWN: by default 20 steps on the slopes of the last walk back
+)
+if hasattr(jb, "alpha_crown"):
+    METHODS[jb.alpha_crown] = OPTIMISED
+ACTIVATIONS = {flax.linen.relu: nn.ReLU, flax.linen.sigmoid: nn.Sigmoid}
 
 
 class Layers:
@@ -27,6 +34,12 @@ class Layers:
     def __init__(self, model: networks.ConvNet | networks.ResNet, variables: Any):
         self.model, self.made = model, {"Conv": 0, "BatchNorm": 0, "Dense": 0}
         self.variables = jax.tree.map(np.array, variables)
+        if model.activation not in ACTIVATIONS:
+            known = ", ".join(activation.__name__ for activation in ACTIVATIONS)
+            raise ValueError(
+                f"activation {model.activation} has no counterpart here; expected {known}"
+            )
+        self.activation = ACTIVATIONS[model.activation]
 
     def next(self, kind: str) -> dict[str, np.ndarray]:
         name = f"{kind}_{self.made[kind]}"
@@ -68,23 +81,24 @@ class Block(nn.Module):
 
     def __init__(self, layers: Layers, stride: int, reshapes: bool):
         super().__init__()
-        self.body = nn.Sequential(layers.conv(stride, 1), nn.ReLU(), layers.conv(1, 1))
+        self.activation = layers.activation()
+        self.body = nn.Sequential(layers.conv(stride, 1), layers.activation(), layers.conv(1, 1))
         self.shortcut = layers.conv(stride, 0) if reshapes else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.body(x) + self.shortcut(x))
+        return self.activation(self.body(x) + self.shortcut(x))
 
 
 def convert(model: networks.ConvNet | networks.ResNet, variables: Any, channels: int) -> nn.Module:
-    """The network in torch, for images with the channels first; relu networks with padding in pixels."""
+    """The network in torch, for images with the channels first; padding in pixels."""
     layers, parts = Layers(model, variables), []
     if isinstance(model, networks.ConvNet):
         for conv in model.convs:
             padding = 0 if conv.padding == "VALID" else conv.padding
-            parts += [layers.conv(conv.stride, padding), nn.ReLU()]
+            parts += [layers.conv(conv.stride, padding), layers.activation()]
             channels = conv.features
     else:
-        parts, channels = [layers.conv(1, 1), nn.ReLU()], model.stem
+        parts, channels = [layers.conv(1, 1), layers.activation()], model.stem
         for block in model.blocks:
             features, stride, bottleneck, groups = block
             if bottleneck or groups > 1:
@@ -95,7 +109,10 @@ def convert(model: networks.ConvNet | networks.ResNet, variables: Any, channels:
             channels = features
     parts.append(nn.Flatten())
     for width in model.dense:
-        parts += [layers.normalised(layers.dense(channels), nn.BatchNorm1d, width), nn.ReLU()]
+        parts += [
+            layers.normalised(layers.dense(channels), nn.BatchNorm1d, width),
+            layers.activation(),
+        ]
         channels = 1
     return nn.Sequential(*parts, layers.dense(channels)).eval().requires_grad_(False)
 
@@ -105,25 +122,34 @@ class Peer:
 
     def __init__(self, given: Problem):
         torch.set_num_threads(os.cpu_count() or 1)
-        box = jb.linf_ball(given.images, given.eps, clip=(0, 1))
-        x, lower, upper = (channels_first(end) for end in (given.images, box.lower, box.upper))
+        x, logits = channels_first(given.images), given.plain()()
         net = convert(given.model, given.variables, given.images.shape[-1])
-        logits = given.plain()()
         if not np.allclose(net(x).numpy(), logits, rtol=1e-4, atol=1e-4):
             raise ValueError("the network in torch is another function than the one in Flax")
         self.module = auto_LiRPA.BoundedModule(net, x, bound_opts={"conv_mode": "patches"})
+        self.logits = logits[0]  # any will do: margins are linear in them
+        self.look(given.images, given.labels, given.eps)
+
+    def look(self, images: jax.Array, labels: jax.Array, eps: float) -> None:
+        """Takes another batch of the same size."""
+        box = jb.linf_ball(images, eps, clip=(0, 1))
+        x, lower, upper = (channels_first(end) for end in (images, box.lower, box.upper))
         ball = auto_LiRPA.PerturbationLpNorm(norm=np.inf, x_L=lower, x_U=upper)
         self.x = auto_LiRPA.BoundedTensor(x, ball)
-        margins = jax.vmap(jax.jacobian(jb.margins))(logits, given.labels)
-        self.C = torch.from_numpy(np.array(margins))
+        margins = jax.vmap(jax.jacobian(jb.margins), (None, 0))
+        self.C = torch.from_numpy(np.array(margins(self.logits, labels)))
 
     def lower(self, method: str) -> np.ndarray:
         """Lower bounds on the margins `[batch, 9]`."""
-        with torch.no_grad():
-            lower, _ = self.module.compute_bounds(
-                x=(self.x,), C=self.C, method=method, bound_upper=False
+        return self.bounds(method, upper=False)[0]
+
+    def bounds(self, method: str, upper: bool = True) -> list[np.ndarray]:
+        """Lower and upper bounds on the margins `[batch, 9]`."""
+        with torch.set_grad_enabled(method == OPTIMISED):
+            ends = self.module.compute_bounds(
+                x=(self.x,), C=self.C, method=method, bound_upper=upper
             )
-        return lower.numpy()
+        return [end.detach().numpy() for end in ends if end is not None]
 
     def intermediates(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """The ends that the last call found before every relu, in order, with the channels last."""

@@ -1,244 +1,245 @@
-"""How tight are the bounds? Widths of the certified margins and verified images, by method and relaxation.
+"""How tight are the bounds, and how fast? Every method and relaxation on random and trained networks.
 
-    python benchmarks/tightness.py [--images 100] [--steps 1500] [--out benchmarks/results]
-    python benchmarks/tightness.py --networks benchmarks/networks/* [--data-dir ~/tensorflow_datasets]
+    python benchmarks/tightness.py [--data-dir ~/tensorflow_datasets] [--peer auto_lirpa]
+    python benchmarks/tightness.py --networks mlp_plain conv_ibp --methods ibp crown lp --images 20
+    python benchmarks/tightness.py --networks benchmarks/networks/*
 
-Bounds the margins of test images (scikit-learn's 8 x 8 digits, pixels in [0, 1]) on a dense and a convolutional
-network, each at its random initialisation, trained for accuracy alone, and trained with interval bounds; or on the
-networks of kept runs, with the data and at the radius that they were tested with. Prints a table, and writes it as
-JSON and CSV, and as a picture. A few minutes on two cores.
+Bounds the nine margins of MNIST test images (where they cannot be had, of scikit-learn's digits) on small networks at
+random weights or trained on the spot, and on the networks of kept runs. The least value of a margin lies between its
+lower bound and what gradient descent finds; the share of the gap between intervals and descent that a method closes
+says how tight it is. After every network all is written anew: a table (Markdown, CSV), all figures (JSON), pictures.
 """
 
 import argparse
-import csv
-import dataclasses
 import functools
-import json
-import math
-import sys
-from collections.abc import Callable, Iterable, Iterator
+import importlib
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
+import _tightness_plots as plots
+import _tightness_tables as tables
 import jax
-import jax.numpy as jnp
-import matplotlib
 import numpy as np
-import optax
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from _tightness_measure import attacked, beside, in_batches, inside, measure, program, solve
+from _tightness_problems import HERE, KEPT, Problem, problems
+from _timing import machine, write
 
 import jaxbound as jb
-from jaxbound import networks, training
 
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
-
-MODELS = {
-    "dense": networks.ConvNet((), (100, 100, 100)),
-    "conv": networks.ConvNet(
-        (networks.ConvSpec(16, 3, 1, 1), networks.ConvSpec(16, 3, 2, 1)), (50,)
-    ),
-}
-EPS = {"random": 0.02, "natural": 0.02, "certified": 0.1}  # radius that is measured, by training
+Key = tuple[str, str]  # method and lines
 LINEAR = {"lbp": jb.lbp, "crown_ibp": jb.crown_ibp, "crown_lbp": jb.crown_lbp, "crown": jb.crown}
-EXAMPLES = Path(__file__).parent.parent / "examples"
-METHODS: dict[tuple[str, str], Callable] = {("ibp", "-"): jb.ibp} | {
+METHODS: dict[Key, Callable] = {("ibp", "-"): jb.ibp} | {
     (name, lines): functools.partial(method, relaxation=lines)
     for name, method in LINEAR.items()
     for lines in ("adaptive", "tight", "parallel")
 }
+if hasattr(jb, "alpha_crown"):
+    METHODS |= {
+        ("alpha_crown", "20 steps"): jb.alpha_crown,
+        ("alpha_crown", "100 steps"): functools.partial(jb.alpha_crown, steps=100),
+        ("alpha_crown", "inside too"): functools.partial(
+            jb.alpha_crown, optimize_intermediates=True
+        ),
+    }
+EXACT: dict[Key, Callable] = {}
+try:
+    from jaxbound import reference
+
+    EXACT = {("lp", "-"): reference.lp, ("milp", "-"): reference.milp}
+except ImportError:
+    pass
+FEW = {("alpha_crown", "inside too"), *EXACT}  # see as many images as --few says
+PEER = {("ibp", "-"), ("alpha_crown", "20 steps"), *((name, "adaptive") for name in LINEAR)}
+INSIDE = [
+    ("ibp", "-"),
+    *((name, lines) for name in ("lbp", "crown") for lines in ("adaptive", "tight")),
+]
+# With tight lines the second is nowhere looser: Lyu et al. (arXiv:2104.00447), Theorem 2.
+NESTED = (
+    ("ibp", "lbp"),
+    ("ibp", "crown_ibp"),
+    ("lbp", "crown_lbp"),
+    ("crown_ibp", "crown_lbp"),
+    ("crown_lbp", "crown"),
+)
+ROUNDING = 1e-5  # of the looser interval's width
 
 
-class Problem(NamedTuple):
-    """A network, how it was trained, and images to certify."""
-
-    network: str
-    training: str
-    eps: float
-    apply: Callable[[Any, jax.Array], jax.Array]  # variables, one image -> logits
-    variables: Any
-    images: jax.Array
-    labels: jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One method on one network; widths are `upper - lower` of a margin, over all margins and images."""
-
-    network: str
-    training: str
-    eps: float
-    method: str
-    relaxation: str
-    mean: float
-    median: float
-    quantile_90: float
-    mean_lower: float
-    verified: int
-    images: int
-
-
-def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Train images and labels, test images and labels; a fixed split."""
-    data = load_digits()
-    images = (data.images[..., None] / 16).astype(np.float32)
-    train, test, y_train, y_test = train_test_split(
-        images, data.target, test_size=360, random_state=0, stratify=data.target
-    )
-    return train, y_train, test, y_test
-
-
-def fit(model, variables, images, labels, steps: int, eps: float):
-    """Adam on random batches: cross-entropy where `eps` is 0, else the IBP loss with a growing radius."""
-    optimizer = optax.adam(1e-3)
-    radius = training.linear_eps(steps // 10, steps // 2, max(eps, 1e-9))
-
-    def loss(variables, step, x, y):
-        fn = lambda x: model.apply(variables, x[None])[0]
-        if not eps:
-            return optax.softmax_cross_entropy_with_integer_labels(fn(x), y)
-        kappa = training.kappa(radius(step), eps)
-        return training.ibp_loss(fn, x, y, jb.linf_ball(x, radius(step), (0, 1)), kappa=kappa)[0]
-
-    def step_fn(carry, step):
-        variables, state = carry
-        batch = jax.random.choice(jax.random.fold_in(jax.random.key(1), step), len(labels), (64,))
-        mean = lambda v: jax.vmap(loss, (None, None, 0, 0))(
-            v, step, images[batch], labels[batch]
-        ).mean()
-        updates, state = optimizer.update(jax.grad(mean)(variables), state)
-        return (optax.apply_updates(variables, updates), state), None
-
-    run = jax.jit(lambda v: jax.lax.scan(step_fn, (v, optimizer.init(v)), jnp.arange(steps))[0][0])
-    return run(variables)
-
-
-@functools.cache
-def compiled(apply: Callable, method: tuple[str, str]) -> Callable:
-    """Weights, images, labels, eps -> bounds of the margins; compiled once for all trainings."""
-
-    def bounds(variables, images, labels, eps):
-        def one(image_and_label):
-            x, y = image_and_label
-            fn = lambda x: jb.margins(apply(variables, x), y)
-            return METHODS[method](fn, jb.linf_ball(x, eps, clip=(0, 1)))
-
-        return jax.lax.map(one, (images, labels), batch_size=20)  # for less memory
-
-    return jax.jit(bounds)
-
-
-def summary(bounds: jb.Interval) -> dict[str, float]:
-    widths = np.asarray(bounds.upper - bounds.lower)
+def network(p: Problem, args: argparse.Namespace, peer: ModuleType | None) -> dict[str, Any]:
+    """All figures of a network."""
+    correct = float((p.plain()().argmax(-1) == p.labels).mean())
+    size = min(args.batch, len(p.images))
+    few = p.first(min(args.few, args.batch))
+    attack = functools.partial(attacked, args.attack_steps)
+    low = in_batches(p, program(p.first(size), "attack", attack)[1], size)
+    found, costs, theirs = every_method(p, args, peer)
+    layers = {}
+    for key in INSIDE:
+        if key in found:
+            values = program(few, ("inside", key), functools.partial(inside, METHODS[key]))[1]()
+            layers[" ".join(key).rstrip(" -")] = jax.tree.map(lambda v: float(v.mean()), values)
+    records = []
+    for key, cost in costs.items():
+        record = dict(zip(("method", "lines"), key, strict=True)) | cost
+        if key in found:
+            record |= summary(found[key], low, found)
+        if key in theirs:
+            record |= {f"peer_{k}": v for k, v in summary(theirs[key], low, found).items()}
+        records.append(record)
     return {
-        "mean": float(widths.mean()),
-        "median": float(np.median(widths)),
-        "quantile_90": float(np.quantile(widths, 0.9)),
-        "mean_lower": float(bounds.lower.mean()),
-        "verified": int(jax.vmap(jb.verified)(bounds).sum()),
+        "network": p.name,
+        "eps": p.eps,
+        "images": len(p.images),
+        "correct": correct,
+        "attacked": low.min(-1).tolist(),
+        "nested": nested(found),
+        "layers": layers,
+        "methods": records,
     }
 
 
-def trained_here(n_images: int, steps: int) -> Iterator[Problem]:
-    """Every network on the digits, by every training."""
-    train, y_train, test, y_test = map(jnp.asarray, digits())
-    test, y_test = test[:n_images], y_test[:n_images]
-    for network, model in MODELS.items():
-        start = model.init(jax.random.key(0), train[:1])
-        apply = lambda variables, x, model=model: model.apply(variables, x[None])[0]
-        for kind, eps in EPS.items():
-            train_eps = eps if kind == "certified" else 0.0
-            trained = (
-                start if kind == "random" else fit(model, start, train, y_train, steps, train_eps)
-            )
-            yield Problem(network, kind, eps, apply, trained, test, y_test)
+def every_method(p: Problem, args: argparse.Namespace, peer: ModuleType | None):
+    """By method and lines: the bounds, the cost or why there is none, and the peer's bounds."""
+    found: dict[Key, jb.Interval] = {}
+    costs: dict[Key, dict] = {}
+    theirs: dict[Key, jb.Interval] = {}
+    for key in [key for key in METHODS | EXACT if key[0] in args.methods]:
+        chosen = p.first(args.few) if key in FEW else p
+        try:
+            if key in EXACT:
+                limit = {"time_limit": args.solve_seconds} if key[0] == "milp" else {}
+                method = functools.partial(EXACT[key], **limit)
+                found[key], costs[key] = solve(chosen, method, args)
+            else:
+                found[key], costs[key] = measure(chosen, key, METHODS[key], args)
+        except ValueError as reason:
+            costs[key] = {"left_out": str(reason).splitlines()[0]}
+        if peer and key in PEER and key in found:
+            seen = chosen.first(len(found[key].lower))
+            bounds, cost = beside(seen, peer, METHODS[key], args)
+            theirs |= {} if bounds is None else {key: bounds}
+            costs[key] |= cost
+        print(f"  {' '.join(key):22s} {tables.note(costs[key])}", flush=True)
+        pair = [(key[0], "adaptive"), (key[0], "tight")]
+        if key[1] == "tight" and pair[0] in found:
+            union = key[0], "union"
+            found[union] = best([found[key] for key in pair])
+            costs[union] = {"ms": sum(costs[key]["ms"] for key in pair)}
+    return found, costs, theirs
 
 
-def kept(folders: list[Path], n_images: int, data_dir: str | None) -> Iterator[Problem]:
-    """The networks of finished runs of the examples."""
-    sys.path.insert(0, str(EXAMPLES))
-    import certify
+def best(bounds: list[jb.Interval]) -> jb.Interval:
+    """The best of several bounds, element by element."""
+    lower, upper = common(*(box.lower for box in bounds)), common(*(box.upper for box in bounds))
+    return jb.Interval(np.max(lower, 0), np.min(upper, 0))
 
-    for folder in folders:
-        recipe, data, net, variables = certify.load(str(folder), data_dir)
-        images = jnp.float32(data.x_test[:n_images]) / 255
-        labels = jnp.asarray(data.y_test[:n_images])
-        yield Problem(
-            recipe.network, folder.name, recipe.eps_test[0], net.apply, variables, images, labels
+
+def common(*arrays: np.ndarray) -> list[np.ndarray]:
+    """The images that all have seen."""
+    count = min(map(len, arrays))
+    return [array[:count] for array in arrays]
+
+
+def summary(bounds: jb.Interval, low: np.ndarray, found: dict[Key, jb.Interval]) -> dict[str, Any]:
+    """How tight bounds are; `low` is what descent found."""
+    lower, widths = bounds.lower, bounds.upper - bounds.lower
+    low = low[: len(lower)]
+    record = {
+        "seen": len(lower),
+        "mean_width": float(widths.mean()),
+        "median_width": float(np.median(widths)),
+        "mean_lower": float(lower.mean()),
+        "smallest_margin": float(lower.min(-1).mean()),
+        "smallest": [float(f"{value:.5g}") for value in lower.min(-1)],
+        "verified": int((lower > 0).all(-1).sum()),
+        "unsound": int((lower > low + 1e-4 * (1 + abs(low))).sum()),
+    }
+    if ("ibp", "-") in found:
+        record["gap_closed"] = share(found["ibp", "-"].lower, lower, low)
+    if ("lp", "-") in found and ("crown", "adaptive") in found:
+        ends = found["crown", "adaptive"].lower, lower, found["lp", "-"].lower
+        record["lp_gap_closed"] = share(*ends)
+    return record
+
+
+def share(loose: np.ndarray, lower: np.ndarray, tight: np.ndarray) -> float | None:
+    """Of the gap between two lower bounds of the same margins: what a third closes."""
+    loose, lower, tight = common(loose, lower, tight)
+    gap = (tight - loose).sum()
+    return float((lower - loose).sum() / gap) if gap > 0 else None
+
+
+def nested(found: dict[Key, jb.Interval]) -> list[dict[str, Any]]:
+    """Where the theorem's order is violated, by more than rounding, and by how much of the width at most."""
+    of = lambda method: found.get((method, "-" if method == "ibp" else "tight"))
+    records = []
+    for looser, tighter in NESTED:
+        a, b = of(looser), of(tighter)
+        if a is None or b is None:
+            continue
+        low, high, lower, upper = common(a.lower, a.upper, b.lower, b.upper)
+        excess = np.maximum(low - lower, upper - high) / (high - low)
+        record = {"looser": looser, "tighter": tighter, "margins": excess.size}
+        records.append(
+            record | {"violations": int((excess > ROUNDING).sum()), "excess": float(excess.max())}
         )
+    return records
 
 
-def rows(problems: Iterable[Problem]) -> Iterator[Row]:
-    """Every problem by every method, in the order of the table."""
-    for p in problems:
-        logits = jax.jit(jax.vmap(p.apply, (None, 0)))(p.variables, p.images)
-        accuracy = float((logits.argmax(-1) == p.labels).mean())
-        print(f"\n{p.network}, {p.training}: accuracy {accuracy:.1%}, eps {p.eps}", flush=True)
-        for method in METHODS:
-            bounds = compiled(p.apply, method)(p.variables, p.images, p.labels, p.eps)
-            of = summary(bounds)
-            row = Row(p.network, p.training, p.eps, *method, **of, images=len(p.images))
-            print(format_row(row), flush=True)
-            yield row
-
-
-def format_row(row: Row) -> str:
-    widths = f"mean {row.mean:9.3f}  median {row.median:9.3f}  90 % {row.quantile_90:9.3f}"
-    return f"  {row.method:10s}{row.relaxation:9s}  {widths}  verified {row.verified:4d} / {row.images}"
-
-
-def write(table: list[Row], out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    records = [dataclasses.asdict(row) for row in table]
-    (out / "tightness.json").write_text(json.dumps(records, indent=1) + "\n")
-    with (out / "tightness.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, records[0].keys())
-        writer.writeheader()
-        writer.writerows(records)
-    plot(table, out / "tightness.png")
-
-
-def plot(table: list[Row], path: Path) -> None:
-    """One panel per network and training: mean width relative to IBP, the verified count at each bar."""
-    panels = list(dict.fromkeys((row.network, row.training) for row in table))
-    columns = min(len(EPS), len(panels))
-    lines = math.ceil(len(panels) / columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(13, 3.5 * lines), squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat[len(panels) :]:
-        axis.remove()
-    for panel, axis in zip(panels, axes.flat, strict=False):
-        chosen = [row for row in table if (row.network, row.training) == panel]
-        names = [f"{row.method} {row.relaxation}".rstrip(" -") for row in chosen]
-        bars = axis.barh(names, [row.mean / chosen[0].mean for row in chosen], color="C0")
-        axis.bar_label(bars, [str(row.verified) for row in chosen], padding=3, fontsize=8)
-        axis.set(title=f"{panel[0]}, {panel[1]} (eps {chosen[0].eps})", xscale="log")
-        axis.invert_yaxis()
-        axis.tick_params(labelsize=8)
-    figure.supxlabel(f"mean width of the margins / IBP's (labels: verified of {table[0].images})")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+def parse() -> tuple[argparse.Namespace, ModuleType | None]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    methods = list(dict.fromkeys(name for name, _ in METHODS | EXACT))
+    add = parser.add_argument
+    add("--networks", nargs="+", default=[*HERE, *map(str, KEPT)], help="names, or folders of runs")
+    add("--methods", nargs="+", choices=methods, default=methods)
+    add("--images", type=int, default=100, help="of a network; of slow methods:")
+    add("--few", type=int, default=10, help="images of lp, milp and alpha-CROWN inside")
+    add("--batch", type=int, default=10, help="images at once")
+    add("--steps", type=int, default=2000, help="of each training")
+    add("--attack-steps", type=int, default=40, help="of the descent on each margin")
+    add("--dataset", choices=["mnist", "digits"], default="mnist")
+    add("--data-dir", help="a TFDS folder, or an npz file")
+    add("--seconds", type=float, default=60.0, help="of a method on a network: then it stops")
+    add("--solve-seconds", type=float, default=5.0, help="of one MILP")
+    add("--lp-neurons", type=int, default=3000, help="more than this: no LP, no MILP")
+    add("--peer", choices=["auto_lirpa"], help="a library to compare with")
+    add("--memory-limit", type=float, default=8.0, help="of the peer, in GB")
+    add("--out", type=Path, default=Path(__file__).parent / "results" / "tightness")
+    args = parser.parse_args()
+    for name in ("images", "few", "batch", "steps"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name}: expected at least 1, not {getattr(args, name)}")
+    for name in args.networks:
+        if name not in HERE and not (Path(name) / "run.json").exists():
+            known = ", ".join(HERE)
+            parser.error(f"--networks: {name} is not one of {known}, nor a folder with a run.json")
+    if not args.peer:
+        return args, None
+    try:
+        return args, importlib.import_module("peer")
+    except ImportError as error:
+        parser.error(f"--peer needs PyTorch and auto_LiRPA installed in this environment: {error}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=1500, help="of each training")
-    parser.add_argument("--networks", type=Path, nargs="+", help="folders of kept runs")
-    parser.add_argument("--data-dir", help="of the runs' data: a TFDS folder, or an npz file")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    args = parser.parse_args()
-    for folder in args.networks or ():
-        if not (folder / "run.json").exists():
-            parser.error(f"--networks: {folder} holds no run.json; expected the folder of a run")
-    if args.networks:
-        problems = kept(args.networks, args.images, args.data_dir)
-    else:
-        problems = trained_here(args.images, args.steps)
-    write(list(rows(problems)), args.out)
-    print(f"\nwrote {args.out}/tightness.json, .csv and .png")
+    args, peer = parse()
+    start, shown = time.perf_counter(), vars(args) | {"out": None, "data_dir": None}
+    report = {"machine": machine(), "jax": jax.__version__} | (peer.versions() if peer else {})
+    print(", ".join(f"{key} {value}" for key, value in report.items()), flush=True)
+    report |= {"options": {k: v for k, v in shown.items() if v is not None}, "networks": []}
+    chosen = problems(args.networks, args.data_dir, args.dataset, args.images, args.steps)
+    for i, p in enumerate(chosen, 1):
+        minutes = (time.perf_counter() - start) / 60
+        print(f"\n{p.name} ({i} of {len(args.networks)}, {minutes:.1f} min)", flush=True)
+        report["networks"].append(network(p, args, peer))
+        print(tables.of_network(report["networks"][-1]), flush=True)
+        write(report, args.out / "tightness.json")
+        tables.write(report["networks"], args.out)
+        plots.write(report["networks"], args.out)
+    print(f"\nwrote {args.out}: tightness.json, .csv, .md, and pictures")
 
 
 if __name__ == "__main__":

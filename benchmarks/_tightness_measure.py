@@ -1,0 +1,143 @@
+"""The bounds of many images by one method, and what an image costs: ours, the references', a peer's."""
+
+import argparse
+import functools
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _tightness_problems import Problem
+from _timing import Timed, medians, peak_mb
+
+import jaxbound as jb
+from jaxbound import training
+
+PROGRAMS: dict[Any, Timed] = {}
+
+
+def program(p: Problem, key: Any, one: Callable) -> tuple[Timed, Callable]:
+    """`one(apply, variables, image, label, eps)` of a batch, compiled once for all weights of a network."""
+    eps, key = jnp.float32(p.eps), (p.net, key, p.images.shape)
+    if key not in PROGRAMS:
+        batch = jax.vmap(functools.partial(one, p.net.apply), (None, 0, 0, None))
+        PROGRAMS[key] = Timed(batch, p.variables, p.images, p.labels, eps)
+    compiled = PROGRAMS[key].compiled
+
+    def run(images=p.images, labels=p.labels):
+        return jax.block_until_ready(compiled(p.variables, images, labels, eps))
+
+    return PROGRAMS[key], run
+
+
+def in_batches(p: Problem, run: Callable, size: int, seconds: float = np.inf) -> Any:
+    """`run(images, labels)` on all images, or on as many as the time allows; the last batch repeats an image."""
+    start, parts, total = time.perf_counter(), [], len(p.images)
+    for first in range(0, total, size):
+        at = np.minimum(np.arange(first, first + size), total - 1)
+        parts.append(jax.tree.map(np.asarray, run(p.images[at], p.labels[at])))
+        if time.perf_counter() - start > seconds:
+            break
+    return jax.tree.map(lambda *part: np.concatenate(part)[:total], *parts)
+
+
+# ---------------------------------------------------------------- what is computed of an image
+
+
+def of_margins(method: Callable, apply: Callable, variables, x, y, eps) -> Any:
+    return method(lambda x: jb.margins(apply(variables, x), y), jb.linf_ball(x, eps, clip=(0, 1)))
+
+
+def attacked(steps: int, apply: Callable, variables, x, y, eps) -> jax.Array:
+    """The least value that gradient descent meets on every margin alone `[K-1]`."""
+    box = jb.linf_ball(x, eps, clip=(0, 1))
+
+    def least(other):
+        pair = lambda x: apply(variables, x)[jnp.stack([y, other])]
+        return training.pgd(pair, box, jnp.array(0), jax.random.key(0), steps=steps).margins[0]
+
+    others = jnp.arange(jax.eval_shape(apply, variables, x).size - 1)
+    return jax.vmap(least)(others + (others >= y))
+
+
+def inside(method: Callable, apply: Callable, variables, x, y, eps) -> Any:
+    """Of every operand of a non-linear equation: mean width, and the share that is undecided."""
+    find = functools.partial(jb.intermediate_bounds, method=method)
+    found = of_margins(find, apply, variables, x, y, eps)
+    count = functools.partial(jb.undecided, intermediates=found)
+    counts = of_margins(count, apply, variables, x, y, eps)
+    return {
+        name: {
+            "width": (found[name].upper - found[name].lower).mean(),
+            "undecided": counts[name] / found[name].lower.size,
+        }
+        for name in counts
+    }
+
+
+# ---------------------------------------------------------------- methods and what they cost
+
+
+def measure(p: Problem, key: Any, method: Callable, args: argparse.Namespace):
+    """Bounds, and the cost: of a batch, by the image."""
+    batch = p.first(args.batch)
+    timed, run = program(batch, key, functools.partial(of_margins, method))
+    return in_batches(p, run, len(batch.images), args.seconds), {
+        "ms": per_image(run, batch),
+        "trace_s": timed.trace_s,
+        "compile_s": timed.compile_s,
+        "memory_mb": timed.memory / 1e6,
+        "peak_mb": peak_mb(run),
+    }
+
+
+def per_image(run: Callable, batch: Problem) -> float:
+    return 1e3 * float(medians(run, budget=0.5)[0, 0]) / len(batch.images)
+
+
+def solve(p: Problem, method: Callable, args: argparse.Namespace):
+    """A reference's bounds, one image after another, on CROWN's intermediate bounds."""
+    batch = p.first(args.batch)
+    known = functools.partial(
+        of_margins, functools.partial(jb.intermediate_bounds, method=jb.crown)
+    )
+    inner = in_batches(p, program(batch, "known", known)[1], len(batch.images))
+    neurons = sum(box.lower[0].size for box in inner.values())
+    if neurons > args.lp_neurons:
+        raise ValueError(f"{neurons:,} neurons, more than --lp-neurons {args.lp_neurons:,}")
+    found, start = [], time.perf_counter()
+
+    def run():
+        for i in range(len(p.images)):
+            boxes = jax.tree.map(lambda end, i=i: end[i], inner)
+            bound = functools.partial(method, intermediates=boxes)
+            image = p.images[i], p.labels[i], p.eps
+            found.append(of_margins(bound, p.net.apply, p.variables, *image))
+            if time.perf_counter() - start > args.seconds:
+                break
+
+    if (peak := peak_mb(run)) is None:
+        run()
+    ms = 1e3 * (time.perf_counter() - start) / len(found)
+    return jax.tree.map(lambda *ends: np.stack(ends), *found), {"ms": ms, "peak_mb": peak}
+
+
+def beside(p: Problem, peer: ModuleType, method: Callable, args: argparse.Namespace):
+    """The peer's bounds of the same images, and its cost; the reason, where there are none."""
+    batch = p.first(args.batch)
+    try:
+        with peer.at_most(args.memory_limit):
+            other = peer.Peer(batch)
+            bound = functools.partial(other.bounds, peer.METHODS[method])
+
+            def run(images, labels):
+                other.look(images, labels, p.eps)
+                return jb.Interval(*bound())
+
+            bounds = in_batches(p, run, len(batch.images), args.seconds)
+            return bounds, {"peer_ms": per_image(bound, batch), "peer_peak_mb": peak_mb(bound)}
+    except (MemoryError, RuntimeError, ValueError) as error:
+        return None, {"peer_left_out": str(error).strip().splitlines()[0]}
