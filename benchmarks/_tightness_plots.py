@@ -11,6 +11,7 @@ import numpy as np
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
 Records = list[dict[str, Any]]
 COLOURS = {
@@ -76,6 +77,21 @@ def grid(networks: Records, height: float, **options: Any):
     return figure, axes.flat[: len(networks)]
 
 
+def legend(figure, handles: list) -> None:
+    columns = max(1, int(figure.get_figwidth()))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
+
+
+def logarithmic(axis) -> None:
+    """Decades, and marks between them where there are but few."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    between = LogLocator(subs=(2, 5)) if high < 100 * low else NullLocator()
+    axis.yaxis.set_minor_locator(between)
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
+
+
 def width_time(networks: Records):
     """Mean width of the margins over the time of an image."""
     figure, axes = grid(networks, 1.6)
@@ -95,7 +111,8 @@ def width_time(networks: Records):
             )
             if "peer_mean_width" in r:
                 axis.plot(r["peer_ms"], r["peer_mean_width"], "x", color=COLOURS[r["method"]])
-        axis.set(xscale="log", yscale="log")
+        axis.set(xscale="log")
+        logarithmic(axis)
     handles = [
         Line2D([], [], color=colour, marker="o", ls="", label=name)
         for name, colour in COLOURS.items()
@@ -108,7 +125,9 @@ def width_time(networks: Records):
     ]
     if any("peer_ms" in r for found in networks for r in found["methods"]):
         handles.append(Line2D([], [], color="0.4", marker="x", ls="", label="auto_LiRPA"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=8)
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=len(handles) if len(networks) > 3 else 3
+    )
     figure.supxlabel("time of an image (ms)", fontsize=7)
     figure.supylabel("mean width of the margins", fontsize=7)
     return figure
@@ -151,14 +170,19 @@ def margins(networks: Records):
         for axis in axes
         for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=8)
+    figure.legend(
+        handles.values(),
+        handles,
+        loc="outside upper center",
+        ncols=len(handles) if len(networks) > 3 else 3,
+    )
     figure.supxlabel("images, by what descent found", fontsize=7)
     figure.supylabel("smallest margin", fontsize=7)
     return figure
 
 
 def layers(networks: Records):
-    """Before every activation: mean width of the intervals, and the share of neurons still undecided."""
+    """Before every activation: mean width of the intervals, and the share of neurons of unknown sign."""
     lines = math.ceil(len(networks) / PER_LINE)
     columns = min(PER_LINE, len(networks))
     figure = plt.figure(figsize=(1.8 * columns + 0.4, 2.4 * lines + 0.5), layout="constrained")
@@ -172,22 +196,25 @@ def layers(networks: Records):
                 continue
             draw_layers(width, share, found)
         widths[0].set_ylabel("mean width")
-        shares[0].set_ylabel("undecided (%)")
+        shares[0].set_ylabel("sign unknown (%)")
     handles = [
         Line2D([], [], color=COLOURS[key.split()[0]], ls=dashes(key), marker=".", label=key)
         for key in dict.fromkeys(key for found in networks for key in found["layers"])
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=8)
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=len(handles) if len(networks) > 3 else 3
+    )
     return figure
 
 
 def draw_layers(width, share, found: dict[str, Any]) -> None:
     for key, values in found["layers"].items():
         style = {"color": COLOURS[key.split()[0]], "ls": dashes(key), "marker": ".", "lw": 0.8}
-        names = [name.split(":")[0] for name in values]
+        names = [name.split("/")[-1].split(":")[0] for name in values]
         width.plot(names, [value["width"] for value in values.values()], **style)
-        share.plot(names, [100 * value["undecided"] for value in values.values()], **style)
-    width.set(title=title(found), yscale="log")
+        share.plot(names, [100 * value["unknown_sign"] for value in values.values()], **style)
+    width.set(title=title(found))
+    logarithmic(width)
     share.set(ylim=(-5, 105))
     share.tick_params("x", rotation=30)
 

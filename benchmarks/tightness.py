@@ -74,7 +74,7 @@ def network(p: Problem, args: argparse.Namespace, peer: ModuleType | None) -> di
     size = min(args.batch, len(p.images))
     few = p.first(min(args.few, args.batch))
     attack = functools.partial(attacked, args.attack_steps)
-    low = in_batches(p, program(p.first(size), "attack", attack)[1], size)
+    low, _ = in_batches(p, program(p.first(size), "attack", attack)[1], size)
     found, costs, theirs = every_method(p, args, peer)
     layers = {}
     for key in INSIDE:
