@@ -82,19 +82,19 @@ def legend(figure, handles: list) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
 
 
-def logarithmic(axis) -> None:
-    """Decades, and marks between them where there are but few."""
-    axis.set_yscale("log")
-    low, high = axis.get_ylim()
-    between = LogLocator(subs=(2, 5)) if high < 100 * low else NullLocator()
-    axis.yaxis.set_minor_locator(between)
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter("{x:g}")
+def logarithmic(axes, which: str) -> None:
+    """Decades, and marks between them where these are few."""
+    axes.set(**{f"{which}scale": "log"})
+    low, high = getattr(axes, f"get_{which}lim")()
+    axis = getattr(axes, f"{which}axis")
+    axis.set_minor_locator(LogLocator(subs=(2, 5)) if high < 100 * low else NullLocator())
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("{x:g}")
 
 
 def width_time(networks: Records):
     """Mean width of the margins over the time of an image."""
-    figure, axes = grid(networks, 1.6)
+    figure, axes = grid(networks, 1.6, sharex=True)
     methods, lines = set(), set()
     for axis, found in zip(axes, networks, strict=True):
         for r in drawn(found):
@@ -111,8 +111,8 @@ def width_time(networks: Records):
             )
             if "peer_mean_width" in r:
                 axis.plot(r["peer_ms"], r["peer_mean_width"], "x", color=COLOURS[r["method"]])
-        axis.set(xscale="log")
-        logarithmic(axis)
+        logarithmic(axis, "x")
+        logarithmic(axis, "y")
     handles = [
         Line2D([], [], color=colour, marker="o", ls="", label=name)
         for name, colour in COLOURS.items()
@@ -164,7 +164,10 @@ def margins(networks: Records):
                     label=" ".join(key).rstrip(" -"),
                 )
         axis.axhline(0, color="black", lw=0.5)
-        axis.set_yscale("symlog", linthresh=1)
+        low, high = axis.get_ylim()
+        if high - low > 50:
+            axis.set_yscale("symlog", linthresh=1)
+            axis.yaxis.set_major_formatter("{x:g}")
     handles = {
         label: line
         for axis in axes
@@ -214,7 +217,7 @@ def draw_layers(width, share, found: dict[str, Any]) -> None:
         width.plot(names, [value["width"] for value in values.values()], **style)
         share.plot(names, [100 * value["unknown_sign"] for value in values.values()], **style)
     width.set(title=title(found))
-    logarithmic(width)
+    logarithmic(width, "y")
     share.set(ylim=(-5, 105))
     share.tick_params("x", rotation=30)
 
@@ -235,9 +238,10 @@ def gap_closed(networks: Records):
                 values[keys.index((r["method"], r["lines"])), j] = 100 * r["gap_closed"]
     size = (0.42 * len(networks) + 1.8, 0.19 * len(keys) + 1.5)
     figure, axis = plt.subplots(figsize=size, layout="constrained")
-    image = axis.imshow(values, cmap="RdYlGn", vmin=-100, vmax=100, aspect="auto")
+    image = axis.imshow(values, cmap="RdBu", vmin=-100, vmax=100, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
+            colour = "white" if abs(value) > 70 else "black"
             axis.text(
                 j,
                 i,
@@ -245,6 +249,7 @@ def gap_closed(networks: Records):
                 ha="center",
                 va="center",
                 fontsize=6,
+                color=colour,
             )
     axis.set_xticks(
         range(len(networks)), [title(found) for found in networks], rotation=45, ha="right"

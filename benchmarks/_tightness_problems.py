@@ -20,13 +20,14 @@ import _data
 import certify
 from _train import Classifier
 
-CONVS = (ConvSpec(4, 4, 2, 1), ConvSpec(8, 4, 2, 1))
+DENSE = (20, 20, 20)
+CONVS = (ConvSpec(4, 5, 3, 1), ConvSpec(8, 4, 2, 1))
 MODELS = {
-    "mlp": ConvNet((), (50, 50)),
-    "conv": ConvNet(CONVS, (50,)),
-    "residual": ResNet(4, (BlockSpec(8, 2),), (50,)),
-    "sigmoid": ConvNet((), (50, 50), activation=nn.sigmoid),
-    "ramp": ConvNet(CONVS, (50,), activation=networks.ramp),
+    "mlp": ConvNet((), DENSE),
+    "conv": ConvNet(CONVS, (20,)),
+    "residual": ResNet(2, (BlockSpec(4, 2),), (20,)),
+    "sigmoid": ConvNet((), DENSE, activation=nn.sigmoid),
+    "ramp": ConvNet(CONVS, (20,), activation=networks.ramp),
 }
 EPS = {"random": 0.02, "plain": 0.02, "ibp": 0.1}  # radius that is measured, by training
 HERE = tuple(f"{model}_random" for model in MODELS) + tuple(
