@@ -135,7 +135,7 @@ def beside(p: Problem, peer: ModuleType, method: Callable, args: argparse.Namesp
     try:
         with peer.at_most(args.memory_limit):
             other = peer.Peer(batch)
-            bound = functools.partial(other.bounds, peer.METHODS[method])
+            bound = functools.partial(other.bounds, peer.METHODS[getattr(method, "func", method)])
 
             def run(images, labels):
                 other.look(images, labels, p.eps)

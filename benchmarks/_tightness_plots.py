@@ -30,7 +30,6 @@ MARKERS = {
     "tight": "s",
     "parallel": "^",
     "union": "*",
-    "20 steps": "P",
     "100 steps": "X",
     "inside too": "h",
 }
@@ -139,7 +138,7 @@ SHOWN = {
     ("crown_ibp", "tight"): "--",
     ("crown", "adaptive"): "-",
     ("crown", "tight"): "--",
-    ("alpha_crown", "20 steps"): "-",
+    ("alpha_crown", "union"): "-",
 }
 
 

@@ -36,14 +36,12 @@ METHODS: dict[Key, Callable] = {("ibp", "-"): jb.ibp} | {
     for name, method in LINEAR.items()
     for lines in ("adaptive", "tight", "parallel")
 }
-if hasattr(jb, "alpha_crown"):
-    METHODS |= {
-        ("alpha_crown", "20 steps"): jb.alpha_crown,
-        ("alpha_crown", "100 steps"): functools.partial(jb.alpha_crown, steps=100),
-        ("alpha_crown", "inside too"): functools.partial(
-            jb.alpha_crown, optimize_intermediates=True
-        ),
-    }
+METHODS |= {  # 20 steps unless said otherwise
+    ("alpha_crown", "adaptive"): jb.alpha_crown,
+    ("alpha_crown", "tight"): functools.partial(jb.alpha_crown, relaxation="tight"),
+    ("alpha_crown", "100 steps"): functools.partial(jb.alpha_crown, steps=100),
+    ("alpha_crown", "inside too"): functools.partial(jb.alpha_crown, optimize_intermediates=True),
+}
 EXACT: dict[Key, Callable] = {}
 try:
     from jaxbound import reference
@@ -52,7 +50,7 @@ try:
 except ImportError:
     pass
 FEW = {("alpha_crown", "inside too"), *EXACT}  # see as many images as --few says
-PEER = {("ibp", "-"), ("alpha_crown", "20 steps"), *((name, "adaptive") for name in LINEAR)}
+PEER = {("ibp", "-"), *((name, "adaptive") for name in (*LINEAR, "alpha_crown"))}
 INSIDE = [
     ("ibp", "-"),
     *((name, lines) for name in ("lbp", "crown") for lines in ("adaptive", "tight")),
