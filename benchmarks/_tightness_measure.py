@@ -65,17 +65,12 @@ def attacked(steps: int, apply: Callable, variables, x, y, eps) -> jax.Array:
     return jax.vmap(least)(others + (others >= y))
 
 
-def inside(method: Callable, apply: Callable, variables, x, y, eps) -> Any:
-    """Before every activation: mean width of the intervals, and the share of unknown sign."""
+def inside(p: Problem, key: Any, method: Callable, size: int) -> dict[str, jb.Interval]:
+    """The intervals before every activation, of all images."""
     find = functools.partial(jb.intermediate_bounds, method=method)
-    found = of_margins(find, apply, variables, x, y, eps)
-    return {
-        name: {
-            "width": (box.upper - box.lower).mean(),
-            "unknown_sign": ((box.lower < 0) & (box.upper > 0)).mean(),
-        }
-        for name, box in found.items()
-    }
+    batch = p.first(size)
+    _, run = program(batch, ("inside", key), functools.partial(of_margins, find))
+    return in_batches(p, run, len(batch.images))[0]
 
 
 # ---------------------------------------------------------------- methods and what they cost
@@ -102,25 +97,17 @@ def per_image(run: Callable, times: list[float], batch: Problem) -> float:
     return 1e3 * float(seconds) / len(batch.images)
 
 
-def solve(p: Problem, method: Callable, args: argparse.Namespace):
-    """A reference's bounds, one image after another, on CROWN's intermediate bounds."""
-    batch = p.first(args.batch)
-    known = functools.partial(
-        of_margins, functools.partial(jb.intermediate_bounds, method=jb.crown)
-    )
-    inner, _ = in_batches(p, program(batch, "known", known)[1], len(batch.images))
-    neurons = sum(box.lower[0].size for box in inner.values())
-    if neurons > args.lp_neurons:
-        raise ValueError(f"{neurons:,} neurons, more than --lp-neurons {args.lp_neurons:,}")
+def solve(p: Problem, method: Callable, known: dict[str, jb.Interval], seconds: float):
+    """A reference's bounds, one image after another, on intermediate bounds that are known."""
     found, start = [], time.perf_counter()
 
     def run():
         for i in range(len(p.images)):
-            boxes = jax.tree.map(lambda end, i=i: end[i], inner)
+            boxes = jax.tree.map(lambda end, i=i: end[i], known)
             bound = functools.partial(method, intermediates=boxes)
             image = p.images[i], p.labels[i], p.eps
             found.append(of_margins(bound, p.net.apply, p.variables, *image))
-            if time.perf_counter() - start > args.seconds:
+            if time.perf_counter() - start > seconds:
                 break
 
     if (peak := peak_mb(run)) is None:

@@ -36,6 +36,9 @@ HERE = tuple(f"{model}_random" for model in MODELS) + tuple(
 KEPT = tuple(sorted((Path(__file__).parent / "networks").glob("*/")))
 
 
+load_data = functools.cache(_data.load)
+
+
 class Problem(NamedTuple):
     """A network, images of which the margins are bounded, and the radius around them."""
 
@@ -66,13 +69,10 @@ def logits(net: Classifier) -> Callable:
 def load_images(name: str, data_dir: str | None) -> _data.Data:
     """MNIST, or where it cannot be had the digits."""
     try:
-        return load(name, data_dir)
+        return load_data(name, data_dir)
     except _data.Unavailable as reason:
         print(f"no {name}: {reason}; going on with scikit-learn's digits", flush=True)
-        return load("digits", None)
-
-
-load = certify._data.load = functools.cache(_data.load)  # once for all kept runs
+        return load_data("digits", None)
 
 
 def made_here(name: str, data: _data.Data, count: int, steps: int) -> Problem:
@@ -95,7 +95,7 @@ def made_here(name: str, data: _data.Data, count: int, steps: int) -> Problem:
 
 def kept(folder: Path, data_dir: str | None, count: int) -> Problem:
     """The network of a finished run of the examples, at the radius that it was tested with."""
-    recipe, data, net, variables = certify.load(str(folder), data_dir)
+    recipe, data, net, variables = certify.load(str(folder), data_dir, load_data)
     images = jnp.float32(data.x_test[:count]) / 255
     labels = jnp.asarray(data.y_test[:count])
     return Problem(folder.name, net, variables, images, labels, recipe.eps_test[0])

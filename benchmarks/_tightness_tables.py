@@ -4,6 +4,8 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 Records = list[dict[str, Any]]
 LISTS = ("smallest", "peer_smallest")  # a number for every image
 COLUMNS = (
@@ -12,13 +14,13 @@ COLUMNS = (
     ("smallest margin", lambda r: number(r.get("smallest_margin"))),
     ("verified", lambda r: count(r, "")),
     ("gap closed", lambda r: percent(r.get("gap_closed"))),
-    ("CROWN-LP gap", lambda r: percent(r.get("lp_gap_closed"))),
+    ("CROWN-LP gap", lambda r: percent(to_lp(r, ""))),
     ("ms an image", lambda r: number(r.get("ms"))),
     ("compile, s", lambda r: number(r.get("compile_s"))),
     ("peak, MB", lambda r: number(r.get("peak_mb"))),
     ("auto_LiRPA: mean width", lambda r: number(r.get("peer_mean_width"))),
     ("verified", lambda r: count(r, "peer_")),
-    ("CROWN-LP gap", lambda r: percent(r.get("peer_lp_gap_closed"))),
+    ("CROWN-LP gap", lambda r: percent(to_lp(r, "peer_"))),
     ("ms an image", lambda r: number(r.get("peer_ms"))),
     ("peak, MB", lambda r: number(r.get("peer_peak_mb"))),
 )
@@ -30,6 +32,12 @@ def number(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
+
+
+def to_lp(record: dict[str, Any], side: str) -> float | None:
+    """Of the gap between CROWN and LP, the share closed by what starts from CROWN."""
+    value = record.get(f"{side}lp_gap_closed")
+    return value if record["method"] in ("crown", "alpha_crown", "lp", "milp") else None
 
 
 def count(record: dict[str, Any], side: str) -> str:
@@ -49,12 +57,69 @@ def note(cost: dict[str, Any]) -> str:
     return text + (f"; the peer: {cost['peer_left_out']}" if "peer_left_out" in cost else "")
 
 
+def overview(networks: Records) -> str:
+    """Verified images and, in brackets, the share of the gap closed: a line for every network."""
+    keys = list(
+        dict.fromkeys(key(r) for found in networks for r in found["methods"] if "seen" in r)
+    )
+    lines = [["network, eps", *(f"`{m}` {lines}".rstrip(" -") for m, lines in keys)]]
+    lines.append(["---"] * len(lines[0]))
+    for found in networks:
+        cells = {
+            key(r): f"{count(r, '')} ({100 * r.get('gap_closed', np.nan):,.0f} %)"
+            for r in found["methods"]
+            if "seen" in r
+        }
+        lines.append([head(found), *(cells.get(name, "") for name in keys)])
+    return markdown(lines) + "\n\n" + "\n".join(f"- {line}" for line in overall(networks))
+
+
+def overall(networks: Records) -> list[str]:
+    """What is claimed of all networks together."""
+    nested = [record for found in networks for record in found["nested"]]
+    margins = sum(record["margins"] for record in nested)
+    broken, excess = (
+        sum(r["violations"] for r in nested),
+        max((r["excess"] for r in nested), default=0),
+    )
+    notes = [
+        f"order of tight lines (Lyu et al., Theorem 2): {broken} violations in {margins:,} comparisons, "
+        f"the largest excess {max(excess, 0):.1e} of a width"
+    ]
+    for lines, side in (("adaptive", ""), ("100 steps", ""), ("adaptive", "peer_")):
+        shares = [
+            r[f"{side}lp_gap_closed"]
+            for found in networks
+            for r in found["methods"]
+            if key(r) == ("alpha_crown", lines) and r.get(f"{side}lp_gap_closed") is not None
+        ]
+        if shares:
+            name = "auto_LiRPA" if side else f"`alpha_crown` {lines}"
+            notes.append(
+                f"of the gap between CROWN and LP, {name} closes {100 * np.mean(shares):.1f} % in the mean "
+                f"of {len(shares)} networks, {100 * min(shares):.1f} % at least"
+            )
+    return notes
+
+
+def key(record: dict[str, Any]) -> tuple[str, str]:
+    return record["method"], record["lines"]
+
+
+def head(found: dict[str, Any]) -> str:
+    return f"{found['network']}, {found['eps']:g}"
+
+
+def markdown(lines) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def of_network(found: dict[str, Any]) -> str:
     """A network's table; columns that are empty everywhere are left out."""
     rows = [r for r in found["methods"] if "left_out" not in r]
     columns = [(title, "---", *map(cell, rows)) for title, cell in COLUMNS if any(map(cell, rows))]
     lines = zip(*columns, strict=True)
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    text = markdown(lines)
     broken = sum(record["violations"] for record in found["nested"])
     unsound = sum(r["unsound"] + r.get("peer_unsound", 0) for r in rows)
     notes = [
@@ -68,8 +133,7 @@ def of_network(found: dict[str, Any]) -> str:
         ),
         *{f"auto_LiRPA left out: {r['peer_left_out']}" for r in rows if "peer_left_out" in r},
     ]
-    head = f"{found['network']}, eps {found['eps']:g}"
-    return f"\n### {head}\n\n{text}\n\n" + "\n".join(f"- {line}" for line in notes)
+    return f"\n### {head(found)}\n\n{text}\n\n" + "\n".join(f"- {line}" for line in notes)
 
 
 def write(networks: Records, out: Path) -> None:
@@ -85,5 +149,6 @@ def write(networks: Records, out: Path) -> None:
         writer.writeheader()
         writer.writerows(rows)
     partial.replace(out / "tightness.csv")
-    partial.write_text("# Tightness and time\n" + "\n".join(map(of_network, networks)) + "\n")
+    text = "\n".join(["# Tightness and time\n", overview(networks), *map(of_network, networks)])
+    partial.write_text(text + "\n")
     partial.replace(out / "tightness.md")

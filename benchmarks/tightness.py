@@ -34,9 +34,10 @@ LINEAR = {"lbp": jb.lbp, "crown_ibp": jb.crown_ibp, "crown_lbp": jb.crown_lbp, "
 METHODS: dict[Key, Callable] = {("ibp", "-"): jb.ibp} | {
     (name, lines): functools.partial(method, relaxation=lines)
     for name, method in LINEAR.items()
-    for lines in ("adaptive", "tight", "parallel")
+    for lines in ("adaptive", "tight")
 }
-METHODS |= {  # 20 steps unless said otherwise
+METHODS |= {  # Fast-Lin; 20 steps unless said otherwise
+    ("crown", "parallel"): functools.partial(jb.crown, relaxation="parallel"),
     ("alpha_crown", "adaptive"): jb.alpha_crown,
     ("alpha_crown", "tight"): functools.partial(jb.alpha_crown, relaxation="tight"),
     ("alpha_crown", "100 steps"): functools.partial(jb.alpha_crown, steps=100),
@@ -50,11 +51,9 @@ try:
 except ImportError:
     pass
 FEW = {("alpha_crown", "inside too"), *EXACT}  # see as many images as --few says
+SMALL = {("alpha_crown", "100 steps"), *EXACT}  # only on networks of --small neurons at most
 PEER = {("ibp", "-"), *((name, "adaptive") for name in (*LINEAR, "alpha_crown"))}
-INSIDE = [
-    ("ibp", "-"),
-    *((name, lines) for name in ("lbp", "crown") for lines in ("adaptive", "tight")),
-]
+INSIDE = ("ibp", "-"), ("lbp", "adaptive"), ("crown", "adaptive"), ("crown", "tight")
 # With tight lines the second is nowhere looser: Lyu et al. (arXiv:2104.00447), Theorem 2.
 NESTED = (
     ("ibp", "lbp"),
@@ -70,15 +69,11 @@ def network(p: Problem, args: argparse.Namespace, peer: ModuleType | None) -> di
     """All figures of a network."""
     correct = float((p.plain()().argmax(-1) == p.labels).mean())
     size = min(args.batch, len(p.images))
-    few = p.first(min(args.few, args.batch))
     attack = functools.partial(attacked, args.attack_steps)
     low, _ = in_batches(p, program(p.first(size), "attack", attack)[1], size)
-    found, costs, theirs = every_method(p, args, peer)
-    layers = {}
-    for key in INSIDE:
-        if key in found:
-            values = program(few, ("inside", key), functools.partial(inside, METHODS[key]))[1]()
-            layers[" ".join(key).rstrip(" -")] = jax.tree.map(lambda v: float(v.mean()), values)
+    few = p.first(args.few)
+    layers = {key: inside(few, key, METHODS[key], args.batch) for key in INSIDE}
+    found, costs, theirs = every_method(p, layers["crown", "adaptive"], args, peer)
     records = []
     for key, cost in costs.items():
         record = dict(zip(("method", "lines"), key, strict=True)) | cost
@@ -92,14 +87,30 @@ def network(p: Problem, args: argparse.Namespace, peer: ModuleType | None) -> di
         "eps": p.eps,
         "images": len(p.images),
         "correct": correct,
+        "neurons": neurons(layers["ibp", "-"]),
         "attacked": low.min(-1).tolist(),
         "nested": nested(found),
-        "layers": layers,
+        "layers": {" ".join(key).rstrip(" -"): of_layers(boxes) for key, boxes in layers.items()},
         "methods": records,
     }
 
 
-def every_method(p: Problem, args: argparse.Namespace, peer: ModuleType | None):
+def neurons(boxes: dict[str, jb.Interval]) -> int:
+    return sum(box.lower[0].size for box in boxes.values())
+
+
+def of_layers(boxes: dict[str, jb.Interval]) -> dict[str, dict[str, float]]:
+    """Before every activation: mean width of the intervals, and the share of unknown sign."""
+    return {
+        name: {
+            "width": float((box.upper - box.lower).mean()),
+            "unknown_sign": float(((box.lower < 0) & (box.upper > 0)).mean()),
+        }
+        for name, box in boxes.items()
+    }
+
+
+def every_method(p: Problem, known: dict, args: argparse.Namespace, peer: ModuleType | None):
     """By method and lines: the bounds, the cost or why there is none, and the peer's bounds."""
     found: dict[Key, jb.Interval] = {}
     costs: dict[Key, dict] = {}
@@ -107,26 +118,30 @@ def every_method(p: Problem, args: argparse.Namespace, peer: ModuleType | None):
     for key in [key for key in METHODS | EXACT if key[0] in args.methods]:
         chosen = p.first(args.few) if key in FEW else p
         try:
-            if key in EXACT:
-                limit = {"time_limit": args.solve_seconds} if key[0] == "milp" else {}
-                method = functools.partial(EXACT[key], **limit)
-                found[key], costs[key] = solve(chosen, method, args)
-            else:
-                found[key], costs[key] = measure(chosen, key, METHODS[key], args)
+            found[key], costs[key] = of_method(chosen, key, known, args)
         except ValueError as reason:
             costs[key] = {"left_out": str(reason).splitlines()[0]}
-        if peer and key in PEER and key in found:
+        if peer and key in PEER:
             seen = chosen.first(len(found[key].lower))
             bounds, cost = beside(seen, peer, METHODS[key], args)
             theirs |= {} if bounds is None else {key: bounds}
             costs[key] |= cost
         print(f"  {' '.join(key):22s} {tables.note(costs[key])}", flush=True)
         pair = [(key[0], "adaptive"), (key[0], "tight")]
-        if key[1] == "tight" and pair[0] in found:
+        if key == pair[1]:
             union = key[0], "union"
             found[union] = best([found[key] for key in pair])
             costs[union] = {"ms": sum(costs[key]["ms"] for key in pair)}
     return found, costs, theirs
+
+
+def of_method(p: Problem, key: Key, known: dict, args: argparse.Namespace):
+    if key in SMALL and (size := neurons(known)) > args.small:
+        raise ValueError(f"{size:,} neurons, more than --small {args.small:,}")
+    if key not in EXACT:
+        return measure(p, key, METHODS[key], args)
+    limit = {"time_limit": args.solve_seconds} if key[0] == "milp" else {}
+    return solve(p, functools.partial(EXACT[key], **limit), known, args.seconds)
 
 
 def best(bounds: list[jb.Interval]) -> jb.Interval:
@@ -194,7 +209,12 @@ def parse() -> tuple[argparse.Namespace, ModuleType | None]:
     add("--networks", nargs="+", default=[*HERE, *map(str, KEPT)], help="names, or folders of runs")
     add("--methods", nargs="+", choices=methods, default=methods)
     add("--images", type=int, default=100, help="of a network; of slow methods:")
-    add("--few", type=int, default=10, help="images of lp, milp and alpha-CROWN inside")
+    add(
+        "--few",
+        type=int,
+        default=10,
+        help="images of lp, milp and alpha-CROWN inside too, and of the layers",
+    )
     add("--batch", type=int, default=10, help="images at once")
     add("--steps", type=int, default=2000, help="of each training")
     add("--attack-steps", type=int, default=40, help="of the descent on each margin")
@@ -202,7 +222,7 @@ def parse() -> tuple[argparse.Namespace, ModuleType | None]:
     add("--data-dir", help="a TFDS folder, or an npz file")
     add("--seconds", type=float, default=60.0, help="of a method on a network: then it stops")
     add("--solve-seconds", type=float, default=5.0, help="of one MILP")
-    add("--lp-neurons", type=int, default=3000, help="more than this: no LP, no MILP")
+    add("--small", type=int, default=1000, help="neurons, at most, for LP, MILP and 100 steps")
     add("--peer", choices=["auto_lirpa"], help="a library to compare with")
     add("--memory-limit", type=float, default=8.0, help="of the peer, in GB")
     add("--out", type=Path, default=Path(__file__).parent / "results" / "tightness")
@@ -237,6 +257,7 @@ def main() -> None:
         write(report, args.out / "tightness.json")
         tables.write(report["networks"], args.out)
         plots.write(report["networks"], args.out)
+    print(f"\n{tables.overview(report['networks'])}")
     print(f"\nwrote {args.out}: tightness.json, .csv, .md, and pictures")
 
 

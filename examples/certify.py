@@ -33,12 +33,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def load(run: str, data_dir: str | None):
+def load(run: str, data_dir: str | None, load_data=_data.load):
     """The run's recipe, data, network and chosen variables."""
     with open(os.path.join(run, "run.json")) as file:
         config = json.load(file)
     lists = {k: tuple(v) if isinstance(v, list) else v for k, v in config["recipe"].items()}
-    preset, data = Preset(**lists), _data.load(config["dataset"], data_dir)
+    preset, data = Preset(**lists), load_data(config["dataset"], data_dir)
     net, weights = _train.classifier(preset, data), os.path.join(run, "weights.npz")
     checkpoints = os.path.join(run, "checkpoints")
     if os.path.isdir(checkpoints) and (newest := _train.Checkpoints(checkpoints)).latest():

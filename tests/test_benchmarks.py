@@ -1,5 +1,6 @@
 """The benchmarks run, at the smallest size, and what they write can be read."""
 
+import csv
 import functools
 import importlib
 import json
@@ -31,17 +32,37 @@ def run(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_tightness(run, monkeypatch, tmp_path):
-    tightness = importlib.import_module("tightness")
-    kept = {key: tightness.METHODS[key] for key in [("ibp", "-"), ("crown", "tight")]}
-    monkeypatch.setattr(tightness, "METHODS", kept)
-    monkeypatch.setattr(tightness, "MODELS", {"dense": networks.ConvNet((), (10, 10))})
-    rows = run(tightness, "--images", "3", "--steps", "20")
+    problems, tightness = map(importlib.import_module, ("_tightness_problems", "tightness"))
+    monkeypatch.setitem(problems.MODELS, "mlp", networks.ConvNet((), (8, 8)))
+    names = ["--networks", "mlp_random", "mlp_ibp", "--dataset", "digits"]
+    sizes = ["--images", "3", "--few", "2", "--batch", "2", "--steps", "20", "--attack-steps", "5"]
+    report = run(tightness, *names, *sizes, "--methods", "ibp", "crown", "lp")
 
-    assert len(rows) == len(tightness.EPS) * len(kept)
-    assert (tmp_path / "tightness.png").stat().st_size
-    means = {(row["training"], row["method"]): row["mean"] for row in rows}
-    for training in tightness.EPS:  # Lyu et al. (arXiv:2104.00447), Theorem 2
-        assert means[training, "crown"] <= means[training, "ibp"] * (1 + 1e-5)
+    for found in report["networks"]:
+        records = {(r["method"], r["lines"]): r for r in found["methods"]}
+        widths = {key: record["mean_width"] for key, record in records.items()}
+        assert widths["crown", "union"] <= min(
+            widths["crown", "adaptive"], widths["crown", "tight"]
+        )
+        assert records["ibp", "-"]["gap_closed"] == 0 < records["crown", "tight"]["gap_closed"] <= 1
+        assert records["lp", "-"]["seen"] == 2 and records["lp", "-"]["lp_gap_closed"] == 1
+        assert not any(record["unsound"] for record in records.values())
+        assert set(found["layers"]["ibp"]) == {"ConvNet/Dense_0:0", "ConvNet/Dense_1:0"}
+    with open(tmp_path / "tightness.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == sum(
+            len(found["methods"]) for found in report["networks"]
+        )
+    assert "| `crown` union |" in (tmp_path / "tightness.md").read_text()
+    for picture in ("width_time", "margins", "layers", "gap_closed"):
+        assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tightness_names_what_is_wrong(run, capsys):
+    tightness = importlib.import_module("tightness")
+    for arguments in (["--networks", "mlp_robust"], ["--images", "0"]):
+        with pytest.raises(SystemExit):
+            run(tightness, *arguments)
+        assert f"{arguments[0]}: " in capsys.readouterr().err
 
 
 @pytest.fixture
