@@ -34,7 +34,7 @@ def run(monkeypatch, tmp_path):
 def test_tightness(run, monkeypatch, tmp_path):
     problems, tightness = map(importlib.import_module, ("_tightness_problems", "tightness"))
     monkeypatch.setitem(problems.MODELS, "mlp", networks.ConvNet((), (8, 8)))
-    names = ["--networks", "mlp_random", "mlp_ibp", "--dataset", "digits"]
+    names = ["--networks", "mlp_ibp", "--dataset", "digits"]
     sizes = ["--images", "3", "--few", "2", "--batch", "2", "--steps", "20", "--attack-steps", "5"]
     report = run(tightness, *names, *sizes, "--methods", "ibp", "crown", "lp")
 
