@@ -28,6 +28,7 @@ from _tightness_problems import HERE, KEPT, Problem, problems
 from _timing import machine, write
 
 import jaxbound as jb
+from jaxbound import reference
 
 Key = tuple[str, str]  # method and lines
 LINEAR = {"lbp": jb.lbp, "crown_ibp": jb.crown_ibp, "crown_lbp": jb.crown_lbp, "crown": jb.crown}
@@ -43,16 +44,12 @@ METHODS |= {  # Fast-Lin; 20 steps unless said otherwise
     ("alpha_crown", "100 steps"): functools.partial(jb.alpha_crown, steps=100),
     ("alpha_crown", "inside too"): functools.partial(jb.alpha_crown, optimize_intermediates=True),
 }
-EXACT: dict[Key, Callable] = {}
-try:
-    from jaxbound import reference
-
-    EXACT = {("lp", "-"): reference.lp, ("milp", "-"): reference.milp}
-except ImportError:
-    pass
+EXACT: dict[Key, Callable] = {("lp", "-"): reference.lp, ("milp", "-"): reference.milp}
 FEW = {("alpha_crown", "inside too"), *EXACT}  # see as many images as --few says
 SMALL = {("alpha_crown", "100 steps"), *EXACT}  # only on networks of --small neurons at most
-PEER = {("ibp", "-"), *((name, "adaptive") for name in (*LINEAR, "alpha_crown"))}
+PEER = {("ibp", "-")} | {
+    (name, "adaptive") for name in ("lbp", "crown_ibp", "crown", "alpha_crown")
+}
 INSIDE = ("ibp", "-"), ("lbp", "adaptive"), ("crown", "adaptive"), ("crown", "tight")
 # With tight lines the second is nowhere looser: Lyu et al. (arXiv:2104.00447), Theorem 2.
 NESTED = (
