@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from _tightness_problems import Problem
 from _timing import Timed, medians, peak_mb
+from _timing import seconds as clock
 
 import jaxbound as jb
 from jaxbound import training
@@ -34,16 +34,16 @@ def program(p: Problem, key: Any, one: Callable) -> tuple[Timed, Callable]:
 
 
 def in_batches(p: Problem, run: Callable, size: int, seconds: float = np.inf) -> Any:
-    """`run(images, labels)` on all images, or on as many as the time allows, and the seconds of every batch."""
+    """`run(images, labels)` on all images, or on as many as the time allows; wall and CPU seconds by batch."""
     parts, times, total = [], [], len(p.images)
     for first in range(0, total, size):
         at = np.minimum(np.arange(first, first + size), total - 1)  # the last repeats an image
-        start = time.perf_counter()
-        parts.append(jax.tree.map(np.asarray, run(p.images[at], p.labels[at])))
-        times.append(time.perf_counter() - start)
-        if sum(times) > seconds:
+        batch = p.images[at], p.labels[at]
+        times.append(clock(lambda batch=batch: parts.append(run(*batch))))
+        if sum(times)[0] > seconds:
             break
-    return jax.tree.map(lambda *part: np.concatenate(part)[:total], *parts), times
+    join = lambda *part: np.concatenate(part)[:total]
+    return jax.tree.map(join, *parts), np.array(times)
 
 
 # ---------------------------------------------------------------- what is computed of an image
@@ -83,7 +83,7 @@ def measure(p: Problem, key: Any, method: Callable, args: argparse.Namespace):
     peak = peak_mb(run)  # a warm-up as well
     bounds, times = in_batches(p, run, len(batch.images), args.seconds)
     return bounds, {
-        "ms": per_image(run, times, batch),
+        **per_image(run, times, batch),
         "trace_s": timed.trace_s,
         "compile_s": timed.compile_s,
         "memory_mb": timed.memory / 1e6,
@@ -91,29 +91,35 @@ def measure(p: Problem, key: Any, method: Callable, args: argparse.Namespace):
     }
 
 
-def per_image(run: Callable, times: list[float], batch: Problem) -> float:
-    """Milliseconds, the median of batches; of a few more where they were too brief."""
-    seconds = np.median(times) if sum(times) > 0.5 else medians(run, budget=0.5)[0, 0]
-    return 1e3 * float(seconds) / len(batch.images)
+def per_image(run: Callable, times: np.ndarray, batch: Problem) -> dict[str, float]:
+    """Milliseconds by the wall and of all threads: the median of batches, or of a few more if these were brief."""
+    median = np.median(times, 0) if times[:, 0].sum() > 0.5 else medians(run, budget=0.5)[0]
+    return named(1e3 * median / len(batch.images))
+
+
+def named(milliseconds: np.ndarray) -> dict[str, float]:
+    return dict(zip(("ms", "cpu_ms"), milliseconds.tolist(), strict=True))
 
 
 def solve(p: Problem, method: Callable, known: dict[str, jb.Interval], seconds: float):
     """A reference's bounds, one image after another, on intermediate bounds that are known."""
-    found, start = [], time.perf_counter()
+    found, times = [], []
 
-    def run():
+    def run(i):
+        bound = functools.partial(method, intermediates=jax.tree.map(lambda end: end[i], known))
+        image = p.images[i], p.labels[i], p.eps
+        found.append(of_margins(bound, p.net.apply, p.variables, *image))
+
+    def every():
         for i in range(len(p.images)):
-            boxes = jax.tree.map(lambda end, i=i: end[i], known)
-            bound = functools.partial(method, intermediates=boxes)
-            image = p.images[i], p.labels[i], p.eps
-            found.append(of_margins(bound, p.net.apply, p.variables, *image))
-            if time.perf_counter() - start > seconds:
+            times.append(clock(functools.partial(run, i)))
+            if sum(times)[0] > seconds:
                 break
 
-    if (peak := peak_mb(run)) is None:
-        run()
-    ms = 1e3 * (time.perf_counter() - start) / len(found)
-    return jax.tree.map(lambda *ends: np.stack(ends), *found), {"ms": ms, "peak_mb": peak}
+    if (peak := peak_mb(every)) is None:
+        every()
+    cost = named(1e3 * np.median(times, 0)) | {"peak_mb": peak}
+    return jax.tree.map(lambda *ends: np.stack(ends), *found), cost
 
 
 def beside(p: Problem, peer: ModuleType, method: Callable, args: argparse.Namespace):
@@ -124,12 +130,17 @@ def beside(p: Problem, peer: ModuleType, method: Callable, args: argparse.Namesp
             other = peer.Peer(batch)
             bound = functools.partial(other.bounds, peer.METHODS[getattr(method, "func", method)])
 
+            times = []
+
             def run(images, labels):
                 other.look(images, labels, p.eps)
-                return jb.Interval(*bound())
+                ends = []
+                times.append(clock(lambda: ends.extend(bound())))
+                return jb.Interval(*ends)
 
             peak = peak_mb(bound)
-            bounds, times = in_batches(p, run, len(batch.images), args.seconds)
-            return bounds, {"peer_ms": per_image(bound, times, batch), "peer_peak_mb": peak}
+            bounds, _ = in_batches(p, run, len(batch.images), args.seconds)
+            cost = per_image(bound, np.array(times), batch) | {"peak_mb": peak}
+            return bounds, {f"peer_{name}": value for name, value in cost.items()}
     except (MemoryError, RuntimeError, ValueError) as error:
         return None, {"peer_left_out": str(error).strip().splitlines()[0]}

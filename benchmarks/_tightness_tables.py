@@ -15,19 +15,25 @@ COLUMNS = (
     ("verified", lambda r: count(r, "")),
     ("gap closed", lambda r: percent(r.get("gap_closed"))),
     ("CROWN-LP gap", lambda r: percent(to_lp(r, ""))),
-    ("ms an image", lambda r: number(r.get("ms"))),
+    ("ms an image (CPU)", lambda r: both(r, "")),
     ("compile, s", lambda r: number(r.get("compile_s"))),
     ("peak, MB", lambda r: number(r.get("peak_mb"))),
     ("auto_LiRPA: mean width", lambda r: number(r.get("peer_mean_width"))),
     ("verified", lambda r: count(r, "peer_")),
     ("CROWN-LP gap", lambda r: percent(to_lp(r, "peer_"))),
-    ("ms an image", lambda r: number(r.get("peer_ms"))),
+    ("ms an image (CPU)", lambda r: both(r, "peer_")),
     ("peak, MB", lambda r: number(r.get("peer_peak_mb"))),
 )
 
 
 def number(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def both(record: dict[str, Any], side: str) -> str:
+    if f"{side}ms" not in record:
+        return ""
+    return f"{number(record[f'{side}ms'])} ({number(record[f'{side}cpu_ms'])})"
 
 
 def percent(value: float | None) -> str:

@@ -117,7 +117,7 @@ def every_method(p: Problem, known: dict, args: argparse.Namespace, peer: Module
         try:
             found[key], costs[key] = of_method(chosen, key, known, args)
         except ValueError as reason:
-            costs[key] = {"left_out": str(reason).splitlines()[0]}
+            costs[key] = {"left_out": " ".join(str(reason).split()[:20])}
         if peer and key in PEER:
             seen = chosen.first(len(found[key].lower))
             bounds, cost = beside(seen, peer, METHODS[key], args)
@@ -128,7 +128,7 @@ def every_method(p: Problem, known: dict, args: argparse.Namespace, peer: Module
         if key == pair[1]:
             union = key[0], "union"
             found[union] = best([found[key] for key in pair])
-            costs[union] = {"ms": sum(costs[key]["ms"] for key in pair)}
+            costs[union] = {ms: sum(costs[key][ms] for key in pair) for ms in ("ms", "cpu_ms")}
     return found, costs, theirs
 
 
