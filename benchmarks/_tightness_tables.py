@@ -37,7 +37,7 @@ def both(record: dict[str, Any], side: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
+    return "" if value is None else f"{100 * value:,.{int(abs(value) < 10)}f} %"
 
 
 def to_lp(record: dict[str, Any], side: str) -> float | None:
@@ -72,7 +72,7 @@ def overview(networks: Records) -> str:
     lines.append(["---"] * len(lines[0]))
     for found in networks:
         cells = {
-            key(r): f"{count(r, '')} ({100 * r.get('gap_closed', np.nan):,.0f} %)"
+            key(r): f"{count(r, '')} ({percent(r.get('gap_closed'))})"
             for r in found["methods"]
             if "seen" in r
         }

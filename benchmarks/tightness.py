@@ -179,7 +179,7 @@ def share(loose: np.ndarray, lower: np.ndarray, tight: np.ndarray) -> float | No
     """Of the gap between two lower bounds of the same margins: what a third closes."""
     loose, lower, tight = common(loose, lower, tight)
     gap = (tight - loose).sum()
-    return float((lower - loose).sum() / gap) if gap > 0 else None
+    return float((lower - loose).sum() / gap) if gap > 1e-6 * abs(tight).sum() else None
 
 
 def nested(found: dict[Key, jb.Interval]) -> list[dict[str, Any]]:
@@ -191,7 +191,9 @@ def nested(found: dict[Key, jb.Interval]) -> list[dict[str, Any]]:
         if a is None or b is None:
             continue
         low, high, lower, upper = common(a.lower, a.upper, b.lower, b.upper)
-        excess = np.maximum(low - lower, upper - high) / (high - low)
+        # Where an interval is but a point, rounding would be divided by nothing.
+        width = np.maximum(high - low, 1e-3 * (high - low).mean() + 1e-6)
+        excess = np.maximum(low - lower, upper - high) / width
         record = {"looser": looser, "tighter": tighter, "margins": excess.size}
         records.append(
             record | {"violations": int((excess > ROUNDING).sum()), "excess": float(excess.max())}
