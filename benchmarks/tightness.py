@@ -46,7 +46,7 @@ METHODS |= {  # Fast-Lin; 20 steps unless said otherwise
 }
 EXACT: dict[Key, Callable] = {("lp", "-"): reference.lp, ("milp", "-"): reference.milp}
 FEW = {("alpha_crown", "inside too"), *EXACT}  # see as many images as --few says
-SMALL = {("alpha_crown", "100 steps"), *EXACT}  # only on networks of --small neurons at most
+SMALL = FEW | {("alpha_crown", "100 steps")}  # only on networks of --small neurons at most
 PEER = {("ibp", "-")} | {
     (name, "adaptive") for name in ("lbp", "crown_ibp", "crown", "alpha_crown")
 }
@@ -219,9 +219,9 @@ def parse() -> tuple[argparse.Namespace, ModuleType | None]:
     add("--attack-steps", type=int, default=40, help="of the descent on each margin")
     add("--dataset", choices=["mnist", "digits"], default="mnist")
     add("--data-dir", help="a TFDS folder, or an npz file")
-    add("--seconds", type=float, default=60.0, help="of a method on a network: then it stops")
-    add("--solve-seconds", type=float, default=5.0, help="of one MILP")
-    add("--small", type=int, default=1000, help="neurons, at most, for LP, MILP and 100 steps")
+    add("--seconds", type=float, default=10.0, help="of a method on a network: then it stops")
+    add("--solve-seconds", type=float, default=2.0, help="of one MILP")
+    add("--small", type=int, default=1000, help="neurons at most, for the slowest methods")
     add("--peer", choices=["auto_lirpa"], help="a library to compare with")
     add("--memory-limit", type=float, default=8.0, help="of the peer, in GB")
     add("--out", type=Path, default=Path(__file__).parent / "results" / "tightness")
