@@ -122,13 +122,13 @@ def solve(p: Problem, method: Callable, known: dict[str, jb.Interval], seconds: 
     return jax.tree.map(lambda *ends: np.stack(ends), *found), cost
 
 
-def beside(p: Problem, peer: ModuleType, method: Callable, args: argparse.Namespace):
+def beside(p: Problem, peer: ModuleType, asked: tuple[str, Any], args: argparse.Namespace):
     """The peer's bounds of the same images, and its cost; the reason, where there are none."""
     batch = p.first(args.batch)
     try:
         with peer.at_most(args.memory_limit):
             other = peer.Peer(batch)
-            bound = functools.partial(other.bounds, peer.METHODS[getattr(method, "func", method)])
+            bound = functools.partial(getattr(other, asked[0]), asked[1])
 
             times = []
 

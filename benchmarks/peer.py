@@ -141,15 +141,28 @@ class Peer:
 
     def lower(self, method: str) -> np.ndarray:
         """Lower bounds on the margins `[batch, 9]`."""
-        return self.bounds(method, upper=False)[0]
-
-    def bounds(self, method: str, upper: bool = True) -> list[np.ndarray]:
-        """Lower and upper bounds on the margins `[batch, 9]`."""
-        with torch.set_grad_enabled(method == OPTIMISED):
-            ends = self.module.compute_bounds(
-                x=(self.x,), C=self.C, method=method, bound_upper=upper
+        with torch.no_grad():
+            lower, _ = self.module.compute_bounds(
+                x=(self.x,), C=self.C, method=method, bound_upper=False
             )
-        return [end.detach().numpy() for end in ends if end is not None]
+        return lower.numpy()
+
+    def both(self, method: str) -> list[np.ndarray]:
+        """Lower and upper bounds on the margins `[batch, 9]`."""
+        with torch.no_grad():
+            ends = self.module.compute_bounds(x=(self.x,), C=self.C, method=method)
+        return [end.numpy() for end in ends]
+
+    def optimised(self, inside: bool) -> list[np.ndarray]:
+        """The same by slopes of every walk back, or of the last between CROWN's intermediate bounds."""
+        call = functools.partial(self.module.compute_bounds, x=(self.x,), C=self.C)
+        if inside:
+            ends = call(method=OPTIMISED)
+        else:
+            with torch.no_grad():
+                call(method="CROWN")
+            ends = call(method=OPTIMISED, interm_bounds=self.module.save_intermediate())
+        return [end.detach().numpy() for end in ends]
 
     def intermediates(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """The ends that the last call found before every relu, in order, with the channels last."""

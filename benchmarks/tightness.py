@@ -47,8 +47,13 @@ METHODS |= {  # Fast-Lin; 20 steps unless said otherwise
 EXACT: dict[Key, Callable] = {("lp", "-"): reference.lp, ("milp", "-"): reference.milp}
 FEW = {("alpha_crown", "inside too"), *EXACT}  # see as many images as --few says
 SMALL = FEW | {("alpha_crown", "100 steps")}  # only on networks of --small neurons at most
-PEER = {("ibp", "-")} | {
-    (name, "adaptive") for name in ("lbp", "crown_ibp", "crown", "alpha_crown")
+PEER = {  # what a peer is asked for
+    ("ibp", "-"): ("both", "IBP"),
+    ("lbp", "adaptive"): ("both", "forward"),
+    ("crown_ibp", "adaptive"): ("both", "CROWN-IBP"),
+    ("crown", "adaptive"): ("both", "CROWN"),
+    ("alpha_crown", "adaptive"): ("optimised", False),
+    ("alpha_crown", "inside too"): ("optimised", True),
 }
 INSIDE = ("ibp", "-"), ("lbp", "adaptive"), ("crown", "adaptive"), ("crown", "tight")
 # With tight lines the second is nowhere looser: Lyu et al. (arXiv:2104.00447), Theorem 2.
@@ -118,9 +123,9 @@ def every_method(p: Problem, known: dict, args: argparse.Namespace, peer: Module
             found[key], costs[key] = of_method(chosen, key, known, args)
         except ValueError as reason:
             costs[key] = {"left_out": " ".join(str(reason).split()[:20])}
-        if peer and key in PEER:
+        if peer and key in PEER and key in found:
             seen = chosen.first(len(found[key].lower))
-            bounds, cost = beside(seen, peer, METHODS[key], args)
+            bounds, cost = beside(seen, peer, PEER[key], args)
             theirs |= {} if bounds is None else {key: bounds}
             costs[key] |= cost
         print(f"  {' '.join(key):22s} {tables.note(costs[key])}", flush=True)
