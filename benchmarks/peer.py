@@ -20,11 +20,7 @@ import jaxbound as jb
 from jaxbound import networks
 
 METHODS = {jb.ibp: "IBP", jb.lbp: "forward", jb.crown_ibp: "CROWN-IBP", jb.crown: "CROWN"}
-OPTIMISED = (
-    "CROWN-Optimized"  # alpha-CROWN: by default 20 steps on the slopes of the last walk back
-)
-if hasattr(jb, "alpha_crown"):
-    METHODS[jb.alpha_crown] = OPTIMISED
+OPTIMISED = "CROWN-Optimized"  # alpha-CROWN, by default of 20 steps
 ACTIVATIONS = {flax.linen.relu: nn.ReLU, flax.linen.sigmoid: nn.Sigmoid}
 
 

@@ -121,7 +121,7 @@ def every_method(p: Problem, known: dict, args: argparse.Namespace, peer: Module
         chosen = p.first(args.few) if key in FEW else p
         try:
             found[key], costs[key] = of_method(chosen, key, known, args)
-        except ValueError as reason:
+        except (ValueError, RuntimeError) as reason:
             costs[key] = {"left_out": " ".join(str(reason).split()[:20])}
         if peer and key in PEER and key in found:
             seen = chosen.first(len(found[key].lower))

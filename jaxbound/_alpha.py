@@ -24,12 +24,12 @@ class Search(NamedTuple):
     Attributes:
       steps: gradient steps.
       optimizer: an optax gradient transformation.
-      intermediates: whether the operands' bounds are optimised too.
+      inside: whether the operands' bounds are optimised too.
     """
 
     steps: int
     optimizer: Any
-    intermediates: bool
+    inside: bool
 
 
 def optimised(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
@@ -87,8 +87,8 @@ def _ascend(value: Callable[[Alphas], Any], starts: Sequence[Alphas], search: Se
         return (alphas, _where(moving, moved, state), best), None
 
     first = starts[0]
-    least = jnp.asarray(-jnp.inf, jax.eval_shape(value, first).dtype)
-    carry = first, search.optimizer.init(first), (first, least)
+    lowest = jnp.asarray(-jnp.inf, jax.eval_shape(value, first).dtype)
+    carry = first, search.optimizer.init(first), (first, lowest)
     turns = jnp.arange(len(starts) + search.steps + 1)
     return lax.stop_gradient(lax.scan(step, carry, turns)[0][2][0])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -93,11 +94,13 @@ def lines_of(graph: Graph) -> dict[str, Var]:
     """The values of non-linear equations by the name of their first operand, and a counter where it has more."""
     names = {var: name for name, var in names_of(graph).items()}
     found: dict[str, Var] = {}
+    counts: Counter[str] = Counter()
     for eqn in graph.equations:
         operands = [names[v] for v in eqn.moving.values() if v in names]
         if operands and linear_operands(eqn) is None:
-            count = sum(name.partition("#")[0] == operands[0] for name in found)
-            found[f"{operands[0]}#{count}" if count else operands[0]] = eqn.outputs[0]
+            name = operands[0]
+            found[f"{name}#{counts[name]}" if counts[name] else name] = eqn.outputs[0]
+            counts[name] += 1
     return found
 
 
@@ -113,6 +116,10 @@ def _lines(graph: Graph, relaxation) -> tuple[str, dict[Var, dict[str, Any]]]:
                 f"relaxation has {name!r}; expected among {', '.join(map(repr, names))}"
             )
         var = names[name]
+        if not isinstance(sides, dict):
+            raise TypeError(
+                f"relaxation[{name!r}] is {type(sides).__name__}; expected a dict of 'lower', 'upper'"
+            )
         for side, alpha in sides.items():
             if side not in ("lower", "upper") or jnp.shape(alpha) != var.shape:
                 raise ValueError(
@@ -123,7 +130,8 @@ def _lines(graph: Graph, relaxation) -> tuple[str, dict[Var, dict[str, Any]]]:
             if value is not None and not ((value >= 0) & (value <= 1)).all():
                 raise ValueError(f"relaxation[{name!r}][{side!r}] is not in [0, 1]: {value}")
         alphas[var] = {
-            side: jnp.clip(alpha, 0, 1).astype(var.dtype) for side, alpha in sides.items()
+            side: jnp.clip(jnp.asarray(alpha), 0, 1).astype(var.dtype)
+            for side, alpha in sides.items()
         }
     return KINDS[0], alphas
 

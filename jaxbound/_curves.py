@@ -41,11 +41,12 @@ class Choice:
     """
 
     def __init__(self, kind: str = "adaptive", given: Mapping[str, Any] | None = None):
-        self.kind, self.given, self.taken = kind, dict(given or {}), dict(given or {})
+        self.kind, self.given, self.taken = kind, dict(given or {}), {}
 
     def between(self, side: str, first, last, usual):
         """A number between two: the usual one of the kind, or at the alpha that was given."""
         if side in self.given:
+            self.taken[side] = self.given[side]
             return first + self.given[side] * (last - first)
         apart = last != first
         share = jnp.where(apart, (usual - first) / jnp.where(apart, last - first, 1), 0)
@@ -182,7 +183,7 @@ def s_shaped(
     choice = choice or Choice()
     upper_slope, touch = _upper(fn, l, u, bend, choice, sides[1])
     mirrored = lambda z: -fn(-z)
-    lower_slope, mirrored_touch = _upper(mirrored, -u, -l, -bend, choice, sides[0])
+    lower_slope, mirrored_touch = _upper(mirrored, -u, -l, -bend, choice, sides[0], turned=True)
     above = jnp.maximum(fn(l) - upper_slope * l, fn(touch) - upper_slope * touch)
     above = jnp.where(l >= bend, fn(touch) - upper_slope * touch, above)
     other = -mirrored_touch
@@ -191,7 +192,7 @@ def s_shaped(
     return Lines(lower_slope, below, upper_slope, above)
 
 
-def _upper(fn: Function, l, u, bend, choice: Choice, side: str):
+def _upper(fn: Function, l, u, bend, choice: Choice, side: str, turned: bool = False):
     """Slope of the upper line of a convex-concave function, and a point where it touches."""
     slope_at = derivative(fn)
     start = jnp.broadcast_to(jnp.asarray(bend, u.dtype), u.shape)
@@ -202,7 +203,8 @@ def _upper(fn: Function, l, u, bend, choice: Choice, side: str):
     all_concave = l >= bend
     tangent = all_concave | ((u > bend) & inside)
     first = jnp.where(all_concave, l, jnp.minimum(touch, u))
-    touch = choice.between(side, first, u, jnp.where(all_concave, 0.5 * l + 0.5 * u, touch))
+    ends = (u, first) if turned else (first, u)  # an alpha of 0 is leftmost
+    touch = choice.between(side, *ends, jnp.where(all_concave, 0.5 * l + 0.5 * u, touch))
     return jnp.where(tangent, slope_at(touch), chord(fn, l, u)), jnp.where(tangent, touch, u)
 
 

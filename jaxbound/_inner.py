@@ -21,7 +21,7 @@ def linear_bounds(fn, *args, method=crown, **options):
       fn: as for the method.
       *args: as for the method.
       method: `lbp`, `crown_ibp`, `crown_lbp` or `crown` (or a `functools.partial` of one).
-      **options: of the method.
+      **options: of the method (``early`` changes intermediate bounds alone).
 
     Returns:
       `LinearBounds` with respect to the uncertain leaves of ``args``, in the tree of ``fn``'s output.
@@ -89,19 +89,27 @@ def intermediate_bounds(fn, *args, method=crown, **options) -> dict[str, Interva
 def alphas(fn, *args, method=crown, **options) -> dict[str, dict[str, Any]]:
     """Where the lines of a method lie that are free: 0 at one of two extremes, 1 at the other.
 
-    Any values in [0, 1] give sound lines: changed, they are the ``relaxation=`` of any method. Of a
-    relu, "lower" is the slope below; of a ParamRamp, 0 is the outer slope below and above; of a tangent,
-    0 is its leftmost point; of a product, 0 and 1 are McCormick's planes.
+    Any values in [0, 1] give sound lines: changed, they are the ``relaxation=`` of any method but `ibp`.
+
+    - "lower" of a relu is the slope below; of leaky_relu, abs and the like, between their two slopes; of
+      ``minimum(x, c)`` it is "upper", and 0 is the slope 1.
+    - Of a ParamRamp or a clip, 0 is the outer slope, below and above.
+    - Of a tangent (sigmoid, exp, log), 0 is the leftmost point; of gelu, silu and mish, the least slope.
+    - Of a product, 0 and 1 are McCormick's planes; of a maximum, the least and the greatest level.
 
     Args:
       fn: as for the method.
       *args: as for the method.
-      method: any method, or a `functools.partial` of one.
+      method: `lbp`, `crown_ibp`, `crown_lbp` or `crown` (or a `functools.partial` of one). The alphas
+        that `alpha_crown` finds are each output's own, and not kept.
       **options: of the method.
 
     Returns:
       Dict in graph order, keyed like `intermediate_bounds` (with a counter where an operand has several
       equations), of dicts by "lower" and "upper" of arrays of the shape of the equation's value.
+
+    Raises:
+      ValueError: the method has no free lines.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -115,6 +123,10 @@ def alphas(fn, *args, method=crown, **options) -> dict[str, dict[str, Any]]:
       -1.0
     """
     method, options = resolve(method, options)
+    if RECIPES[method].rows is None:
+        raise ValueError(
+            f"method={method.__name__} has no alphas to show; expected lbp, crown or the like"
+        )
     with precision():
         walk = prepare(RECIPES[method], fn, args, **options)
         named = {out: name for name, out in lines_of(walk.graph).items()}

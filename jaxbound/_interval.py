@@ -69,6 +69,9 @@ def intersect(bounds, *others):
     Returns:
       `Interval`s in that tree; where rounding leaves nothing, those of ``bounds``.
 
+    Raises:
+      ValueError: trees or shapes differ.
+
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import jaxbound as jb
@@ -80,6 +83,10 @@ def intersect(bounds, *others):
     """
 
     def of_two(one: Interval, two: Interval) -> Interval:
+        if not isinstance(two, Interval) or one.shape != two.shape:
+            raise ValueError(
+                f"expected an Interval of shape {one.shape}, as the first; got {two!r}"
+            )
         lower, upper = jnp.maximum(one.lower, two.lower), jnp.minimum(one.upper, two.upper)
         ok = lower <= upper
         return Interval(jnp.where(ok, lower, one.lower), jnp.where(ok, upper, one.upper))
@@ -103,6 +110,8 @@ def concrete(x) -> np.ndarray | None:
 
 def check_ends(interval: Interval, name: str) -> None:
     """Raises unless ``lower <= upper`` with equal shapes and dtypes and no NaN."""
+    if not isinstance(interval, Interval):
+        raise TypeError(f"{name} is {type(interval).__name__}; expected an Interval")
     if jnp.shape(interval.lower) != jnp.shape(interval.upper):
         raise ValueError(
             f"{name}.lower has shape {jnp.shape(interval.lower)} but {name}.upper has shape {jnp.shape(interval.upper)}"

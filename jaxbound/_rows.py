@@ -83,6 +83,11 @@ def relaxing(
         operands = (read(env, atom) for atom in eqn.inputs)
         choice = Choice(kind, alphas.get(eqn.outputs[0]))
         found = rule(*operands, image=image[0], choice=choice, **eqn.params)
+        if unknown := choice.given.keys() - choice.taken.keys():
+            raise ValueError(
+                f"relaxation has alphas {sorted(unknown)} for {eqn.primitive} ({eqn.layer or eqn.line}), whose "
+                f"free lines are {sorted(choice.taken)}"
+            )
         return dataclasses.replace(found, alphas=choice.taken)
 
     return relax

@@ -45,7 +45,7 @@ def forward(walk: Walk, var: Var) -> Interval:
 
 
 def backward(walk: Walk, var: Var) -> Interval:
-    both = optimised if walk.search and walk.search.intermediates else together
+    both = optimised if walk.search and walk.search.inside else together
     known, ends, count = walk.env[var], by_windows(walk, var, both), walk.capacity(var)
     if count is None:
         return _update(walk, var, concretized(ends, var))

@@ -25,7 +25,7 @@ from jaxbound._errors import describe
 from jaxbound._exactness import affine_ends
 from jaxbound._graph import trace
 from jaxbound._inner import intermediate_bounds
-from jaxbound._interval import Interval
+from jaxbound._interval import Interval, concrete
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Atom, Equation, Graph, Var, read
 from jaxbound._regions import LpBall, Region, enclosing_box, is_region
@@ -54,14 +54,15 @@ def lp(fn, *args, intermediates=None):
         maximum or minimum with a known value (relu).
       *args: pytrees. Every `Interval`, or `LpBall` with p of 1 or inf, is uncertain, all else is known.
       intermediates: optional dict from `intermediate_bounds`, the neurons' intervals, used as they
-        are; those that it lacks (by default all) are of `crown`.
+        are (their rounding too: make them in float64); those that it lacks (by default all) are of `crown`.
 
     Returns:
       `Interval`s of float64 NumPy arrays in the tree and shapes of ``fn``'s output.
 
     Raises:
       ValueError: ``fn`` has another non-linear operation, or an argument is not valid.
-      RuntimeError: the solver failed, or ``intermediates`` that do not hold left nothing to solve.
+      RuntimeError: the solver failed, or ``intermediates`` that do not hold left nothing to
+        solve (others that do not hold give wrong ranges).
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -107,6 +108,10 @@ def _ranges(fn, args, intermediates, exact: bool, time_limit: float = math.inf) 
     """The range of every output, exact or of the relaxation."""
     with jax.enable_x64(True), precision():
         args, intermediates = _float64(args), _float64(intermediates)
+        if any(concrete(leaf) is None for leaf in jax.tree.leaves(args)):
+            raise ValueError(
+                "a reference is solved outside of JAX: call it without jax.jit and jax.vmap"
+            )
         graph = trace(fn, *args)
         inputs = dict(zip(graph.inputs, leaves_of(args), strict=True))
         env = inputs | _intervals(graph, fn, args, intermediates)
@@ -238,10 +243,10 @@ def _affine(model: Model, graph: Graph, env, var: Var, indices) -> tuple[Any, An
     def rows(indices):
         start, rows, offset = unit_rows(graph, var, indices, env)
         found, offset = walk_back(graph, {start: rows}, offset, env, None)
-        return [found[end].reshape(len(indices), -1) for end in ends], offset
+        return [found[end].reshape(len(indices), end.size) for end in ends], offset
 
     blocks, offsets = [], []
-    for chunk in np.array_split(indices, math.ceil(len(indices) / rows_at_once(graph, 1))):
+    for chunk in np.array_split(indices, max(1, math.ceil(len(indices) / rows_at_once(graph, 1)))):
         found, offset = rows(chunk)
         pairs = zip(found, ends, strict=True)
         blocks.append(

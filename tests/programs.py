@@ -859,7 +859,7 @@ def call(method, first, options, fn, *args):
     given = jb.intermediate_bounds(fn, *args, method=first) if first else None
     if options.get("relaxation") == "alphas":  # anywhere
         share = lambda alpha: jnp.arange(alpha.size, dtype=alpha.dtype) * 0.618 % 1
-        alphas = jb.alphas(fn, *args, method=first or jb.ibp)
+        alphas = jb.alphas(fn, *args, method=jb.crown_ibp)
         alphas = jax.tree.map(lambda alpha: share(alpha).reshape(alpha.shape), alphas)
         options = options | {"relaxation": alphas}
     return method(fn, *args, intermediates=given, **options)

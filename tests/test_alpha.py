@@ -339,3 +339,48 @@ def test_meets_the_linear_program():
         assert adaptive - few > 0.8 * gap
         assert adaptive - many > 0.95 * gap
         assert adaptive - most > 0.999 * gap
+
+
+def test_every_function_takes_its_options():
+    fn, region = mlp(jax.nn.relu, weights(4, 8, 8, 2)), jb.linf_ball(jnp.zeros(4), 0.5)
+    inside = functools.partial(jb.alpha_crown, steps=5, optimize_intermediates=True)
+
+    def bound(region):
+        return jb.intermediate_bounds(fn, region, method=inside), jb.intermediate_bounds(fn, region)
+
+    found, plain = jax.jit(bound)(region)
+    widths = [sum((b.upper - b.lower).sum() for b in each.values()) for each in (found, plain)]
+    assert widths[0] < widths[1]
+    for method in (jb.ibp, jb.alpha_crown):
+        with pytest.raises(ValueError, match="no alphas to show"):
+            jb.alphas(fn, region, method=method)
+
+
+def test_alphas_of_lines_that_are_not_free():
+    fn, region = jax.nn.relu, jb.linf_ball(jnp.zeros(3), 1.0)
+    half = np.full(3, 0.5, np.float32)
+    for method in (jb.crown, jb.alpha_crown):
+        with pytest.raises(ValueError, match=r"alphas \['upper'\].*free lines are \['lower'\]"):
+            method(
+                lambda x: fn(x).sum(),
+                region,
+                relaxation={"input:0": {"lower": half, "upper": half}},
+            )
+
+
+def test_several_functions_of_one_operand_have_their_own():
+    fn = lambda x: jax.nn.relu(x) + jnp.abs(x) + jnp.tanh(x)
+    found = jb.alphas(fn, jb.linf_ball(jnp.zeros(3), 1.0))
+    assert list(found) == ["input:0", "input:0#1", "input:0#2"]
+
+
+def test_the_better_of_two():
+    one, two = (
+        jb.Interval(jnp.array(l), jnp.array(u))
+        for l, u in (([0.0, 1], [2.0, 3]), ([1.0, 0], [3.0, 2]))
+    )
+    both = jb.intersect((one, {"a": two}), (two, {"a": two}))
+    assert both[0].lower.tolist() == [1, 1] and both[0].upper.tolist() == [2, 2]
+    assert both[1]["a"].lower.tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"shape \(2,\)"):
+        jb.intersect(one, jb.linf_ball(jnp.zeros((3, 2)), 1.0))
