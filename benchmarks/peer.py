@@ -117,7 +117,8 @@ class Peer:
     """A batch of images in boxes, and the margins of their labels."""
 
     def __init__(self, given: Problem):
-        torch.set_num_threads(os.cpu_count() or 1)
+        allowed = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+        torch.set_num_threads(len(allowed(0)))
         x, logits = channels_first(given.images), given.plain()()
         net = convert(given.model, given.variables, given.images.shape[-1])
         if not np.allclose(net(x).numpy(), logits, rtol=1e-4, atol=1e-4):
