@@ -92,24 +92,18 @@ def logarithmic(axes, which: str) -> None:
 
 
 def width_time(networks: Records):
-    """Mean width of the margins over the time of an image."""
+    """Mean width of the margins, relative to IBP's on the same images, over the time of an image."""
     figure, axes = grid(networks, 1.6, sharex=True)
     methods, lines = set(), set()
     for axis, found in zip(axes, networks, strict=True):
         for r in drawn(found):
             methods.add(r["method"])
             lines.add(r["lines"])
-            face = "none" if r["lines"] == "union" else COLOURS[r["method"]]
-            axis.plot(
-                r["ms"],
-                r["mean_width"],
-                MARKERS[r["lines"]],
-                color=COLOURS[r["method"]],
-                mfc=face,
-                mew=0.7,
-            )
-            if "peer_mean_width" in r:
-                axis.plot(r["peer_ms"], r["peer_mean_width"], "x", color=COLOURS[r["method"]])
+            style = {"color": COLOURS[r["method"]], "mew": 0.7}
+            face = "none" if r["lines"] == "union" else style["color"]
+            axis.plot(r["ms"], r["relative_width"], MARKERS[r["lines"]], mfc=face, **style)
+            if "peer_ms" in r:
+                axis.plot(r["peer_ms"], r["peer_relative_width"], "x", **style)
         logarithmic(axis, "x")
         logarithmic(axis, "y")
     handles = [
@@ -124,21 +118,19 @@ def width_time(networks: Records):
     ]
     if any("peer_ms" in r for found in networks for r in found["methods"]):
         handles.append(Line2D([], [], color="0.4", marker="x", ls="", label="auto_LiRPA"))
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=len(handles) if len(networks) > 3 else 3
-    )
+    legend(figure, handles)
     figure.supxlabel("time of an image (ms)", fontsize=7)
-    figure.supylabel("mean width of the margins", fontsize=7)
+    figure.supylabel("mean width of the margins / that of IBP", fontsize=7)
     return figure
 
 
 SHOWN = {
-    ("ibp", "-"): "-",
-    ("crown_ibp", "adaptive"): "-",
-    ("crown_ibp", "tight"): "--",
-    ("crown", "adaptive"): "-",
-    ("crown", "tight"): "--",
-    ("alpha_crown", "union"): "-",
+    ("ibp", "-"): "_",
+    ("crown_ibp", "adaptive"): "x",
+    ("crown_ibp", "tight"): "+",
+    ("crown", "adaptive"): "x",
+    ("crown", "tight"): "+",
+    ("alpha_crown", "union"): ".",
 }
 
 
@@ -152,16 +144,11 @@ def margins(networks: Records):
         for r in drawn(found):
             key = r["method"], r["lines"]
             if key in SHOWN:
-                seen = order[order < len(r["smallest"])]
                 places = np.flatnonzero(order < len(r["smallest"]))
-                axis.plot(
-                    places,
-                    np.array(r["smallest"])[seen],
-                    SHOWN[key],
-                    color=COLOURS[key[0]],
-                    lw=0.8,
-                    label=" ".join(key).rstrip(" -"),
-                )
+                lower = np.array(r["smallest"])[order[places]]
+                style = {"ls": "", "ms": 2.5, "mew": 0.6, "color": COLOURS[key[0]]}
+                label = " ".join(key).rstrip(" -")
+                axis.plot(places, lower, marker=SHOWN[key], label=label, **style)
         axis.axhline(0, color="black", lw=0.5)
         low, high = axis.get_ylim()
         if high - low > 50:
@@ -172,12 +159,7 @@ def margins(networks: Records):
         for axis in axes
         for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(
-        handles.values(),
-        handles,
-        loc="outside upper center",
-        ncols=len(handles) if len(networks) > 3 else 3,
-    )
+    legend(figure, list(handles.values()))
     figure.supxlabel("images, by what descent found", fontsize=7)
     figure.supylabel("smallest margin", fontsize=7)
     return figure
@@ -203,9 +185,7 @@ def layers(networks: Records):
         Line2D([], [], color=COLOURS[key.split()[0]], ls=dashes(key), marker=".", label=key)
         for key in dict.fromkeys(key for found in networks for key in found["layers"])
     ]
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=len(handles) if len(networks) > 3 else 3
-    )
+    legend(figure, handles)
     return figure
 
 
@@ -233,7 +213,7 @@ def gap_closed(networks: Records):
     values = np.full((len(keys), len(networks)), np.nan)
     for j, found in enumerate(networks):
         for r in drawn(found):
-            if r.get("gap_closed") is not None:
+            if r["gap_closed"] is not None:
                 values[keys.index((r["method"], r["lines"])), j] = 100 * r["gap_closed"]
     size = (0.42 * len(networks) + 1.8, 0.19 * len(keys) + 1.5)
     figure, axis = plt.subplots(figsize=size, layout="constrained")

@@ -117,7 +117,7 @@ def every_method(p: Problem, known: dict, args: argparse.Namespace, peer: Module
     found: dict[Key, jb.Interval] = {}
     costs: dict[Key, dict] = {}
     theirs: dict[Key, jb.Interval] = {}
-    for key in [key for key in METHODS | EXACT if key[0] in args.methods]:
+    for key in [key for key in METHODS | EXACT if key[0] in ("ibp", *args.methods)]:
         chosen = p.first(args.few) if key in FEW else p
         try:
             found[key], costs[key] = of_method(chosen, key, known, args)
@@ -159,21 +159,21 @@ def common(*arrays: np.ndarray) -> list[np.ndarray]:
 
 
 def summary(bounds: jb.Interval, low: np.ndarray, found: dict[Key, jb.Interval]) -> dict[str, Any]:
-    """How tight bounds are; `low` is what descent found."""
-    lower, widths = bounds.lower, bounds.upper - bounds.lower
-    low = low[: len(lower)]
+    """How tight bounds are; `low` is what descent found, `found` all bounds of the network."""
+    ibp = jax.tree.map(lambda end: end[: len(bounds.lower)], found["ibp", "-"])
+    low, lower, widths = low[: len(bounds.lower)], bounds.lower, bounds.upper - bounds.lower
     record = {
         "seen": len(lower),
         "mean_width": float(widths.mean()),
         "median_width": float(np.median(widths)),
+        "relative_width": float(widths.mean() / (ibp.upper - ibp.lower).mean()),
         "mean_lower": float(lower.mean()),
         "smallest_margin": float(lower.min(-1).mean()),
         "smallest": [float(f"{value:.5g}") for value in lower.min(-1)],
         "verified": int((lower > 0).all(-1).sum()),
         "unsound": int((lower > low + 1e-4 * (1 + abs(low))).sum()),
+        "gap_closed": share(ibp.lower, lower, low),
     }
-    if ("ibp", "-") in found:
-        record["gap_closed"] = share(found["ibp", "-"].lower, lower, low)
     if ("lp", "-") in found and ("crown", "adaptive") in found:
         ends = found["crown", "adaptive"].lower, lower, found["lp", "-"].lower
         record["lp_gap_closed"] = share(*ends)
