@@ -41,7 +41,7 @@ def optimised(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
 
     def alphas_of(start: Walk) -> Alphas:
         kind(start, var)  # makes the lines
-        return [dict(start.relax(eqn).alphas) for eqn in nonlinear_before(start.graph, var)]
+        return [start.relax(eqn).alphas for eqn in nonlinear_before(start.graph, var)]
 
     def end(walk: Walk, alphas: Alphas, rows: Rows, offset):
         sides = {eqn.outputs[0]: a for eqn, a in zip(equations, alphas, strict=True)}

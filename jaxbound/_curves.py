@@ -37,7 +37,7 @@ class Choice:
     Attributes:
       kind: of `KINDS`.
       given: alphas by side, of the shape of the primitive's value.
-      taken: where the free lines of the kind lie, or those given.
+      taken: where the free lines lie, by side; functions, as it is seldom asked for.
     """
 
     def __init__(self, kind: str = "adaptive", given: Mapping[str, Any] | None = None):
@@ -46,11 +46,15 @@ class Choice:
     def between(self, side: str, first, last, usual):
         """A number between two: the usual one of the kind, or at the alpha that was given."""
         if side in self.given:
-            self.taken[side] = self.given[side]
+            self.taken[side] = lambda: self.given[side]
             return first + self.given[side] * (last - first)
-        apart = last != first
-        share = jnp.where(apart, (usual - first) / jnp.where(apart, last - first, 1), 0)
-        self.taken.setdefault(side, jnp.clip(share, 0, 1))
+
+        def share():
+            apart = last != first
+            found = jnp.where(apart, (usual - first) / jnp.where(apart, last - first, 1), 0)
+            return jnp.clip(found, 0, 1)
+
+        self.taken.setdefault(side, share)
         return usual
 
 

@@ -131,7 +131,7 @@ def alphas(fn, *args, method=crown, **options) -> dict[str, dict[str, Any]]:
         walk = prepare(RECIPES[method], fn, args, **options)
         named = {out: name for name, out in lines_of(walk.graph).items()}
         found = {
-            named[eqn.outputs[0]]: dict(walk.relax(eqn).alphas)
+            named[eqn.outputs[0]]: walk.relax(eqn).alphas
             for eqn in walk.graph.equations
             if eqn.outputs[0] in named
         }

@@ -20,13 +20,18 @@ from jaxbound._interval import Interval
 class Relaxation:
     """Two affine JAX functions of a primitive's uncertain operands.
 
-    On the intervals they were made for, ``lower(*x) <= primitive(*x) <= upper(*x)``; ``alphas`` say where
-    those lie that are free, by side.
+    On the intervals they were made for, ``lower(*x) <= primitive(*x) <= upper(*x)``; ``free`` functions give, by
+    side, where those lie that may lie elsewhere.
     """
 
     lower: Callable[..., Any]
     upper: Callable[..., Any]
-    alphas: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    free: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def alphas(self) -> dict[str, Any]:
+        """Where the free lines lie."""
+        return {side: alpha() for side, alpha in self.free.items()}
 
 
 # ---------------------------------------------------------------- products
@@ -108,6 +113,21 @@ def _bounded_part(x: Interval):
 # ---------------------------------------------------------------- the largest
 
 
+def _ends(windows: Callable[..., Any], operands: Sequence[Interval]):
+    """The ends of all entries, and which windows are bounded; 0 where they are not."""
+    l = windows(*(x.lower for x in operands))
+    u = windows(*(x.upper for x in operands))
+    bounded = curves.all_finite(l, u, u - l).all(-1)
+    return *(jnp.where(bounded[..., None], end, 0) for end in (l, u)), bounded
+
+
+def _level(u, inverse, otherwise):
+    """The gamma at which the weights add up to 1."""
+    total = inverse.sum(-1, keepdims=True)
+    gamma = ((u * inverse).sum(-1, keepdims=True) - 1) / jnp.where(total > 0, total, 1)
+    return jnp.where(total > 0, gamma, otherwise)
+
+
 def greatest(
     windows: Callable[..., Any],
     operands: Sequence[Interval],
@@ -123,36 +143,37 @@ def greatest(
 
     References: Boopathy et al., arXiv 1811.12395; the offset eta with the largest lower end is tighter.
     """
-    l, u = (windows(*side) for side in zip(*((x.lower, x.upper) for x in operands), strict=True))
-    bounded = curves.all_finite(l, u, u - l).all(-1)
-    l, u = (jnp.where(bounded[..., None], end, 0) for end in (l, u))
+    l, u, bounded = _ends(windows, operands)
     most = jnp.max(jnp.where(valid, l, -jnp.inf), -1, keepdims=True)
     wins = valid & (u >= most)
     apart, known = wins & (u > l), wins & ~(u > l)
     inverse = jnp.where(apart, 1 / jnp.where(apart, u - l, 1), 0)
-    total = inverse.sum(-1, keepdims=True)
-    gamma = ((u * inverse).sum(-1, keepdims=True) - 1) / jnp.where(total > 0, total, 1)
     least = jnp.min(jnp.where(wins, u, jnp.inf), -1, keepdims=True)
-    gamma = jnp.clip(jnp.where(total > 0, gamma, most), most, least)
+    gamma = jnp.clip(_level(u, inverse, most), most, least)
     count = jnp.maximum(known.sum(-1, keepdims=True), 1)
 
-    def weighed(side):
-        """Weights, gamma, and what the weights lack of 1."""
-        level = choice.between(side, most[..., 0], least[..., 0], gamma[..., 0])
+    level = gamma[..., 0]
+    levels = [
+        choice.between(side, most[..., 0], least[..., 0], level) for side in ("lower", "upper")
+    ]
+
+    def weighed(level):
+        """Weights, and what they lack of 1."""
         weights = jnp.where(apart, jnp.clip((u - level[..., None]) * inverse, 0, 1), 0)
         # Known entries can carry what is left of the weight.
         rest = jnp.clip(1 - weights.sum(-1, keepdims=True), 0, 1)
         weights = jnp.where(known, rest / count, weights)
-        return weights, level, 1 - weights.sum(-1)
+        return weights, 1 - weights.sum(-1)
 
     def plane(weights, offset, constant):
         weights = jnp.where(bounded[..., None], weights, 0)
         offset = jnp.where(bounded, offset, constant)
         return lambda *xs: (weights * windows(*xs)).sum(-1) + offset
 
-    weights, _, surplus = weighed("lower")
+    weights, surplus = weighed(levels[0])
     highest = jnp.max(jnp.where(valid, u, -jnp.inf), -1)
     lower = weights, jnp.where(surplus >= 0, most[..., 0], highest) * surplus, image.lower
-    weights, level, _ = weighed("upper")
-    upper = weights, level - (weights * l).sum(-1), image.upper
+    if levels[1] is not levels[0]:
+        weights, _ = weighed(levels[1])
+    upper = weights, levels[1] - (weights * l).sum(-1), image.upper
     return Relaxation(plane(*lower), plane(*upper))

@@ -88,7 +88,7 @@ def relaxing(
                 f"relaxation has alphas {sorted(unknown)} for {eqn.primitive} ({eqn.layer or eqn.line}), whose "
                 f"free lines are {sorted(choice.taken)}"
             )
-        return dataclasses.replace(found, alphas=choice.taken)
+        return dataclasses.replace(found, free=choice.taken)
 
     return relax
 
