@@ -152,10 +152,8 @@ def greatest(
     gamma = jnp.clip(_level(u, inverse, most), most, least)
     count = jnp.maximum(known.sum(-1, keepdims=True), 1)
 
-    level = gamma[..., 0]
-    levels = [
-        choice.between(side, most[..., 0], least[..., 0], level) for side in ("lower", "upper")
-    ]
+    ends = most[..., 0], least[..., 0], gamma[..., 0]
+    levels = [choice.between(side, *ends) for side in ("lower", "upper")]
 
     def weighed(level):
         """Weights, and what they lack of 1."""
