@@ -67,10 +67,22 @@ def attacked(steps: int, apply: Callable, variables, x, y, eps) -> jax.Array:
 
 def inside(p: Problem, key: Any, method: Callable, size: int) -> dict[str, jb.Interval]:
     """The intervals before every activation, of all images."""
-    find = functools.partial(jb.intermediate_bounds, method=method)
     batch = p.first(size)
-    _, run = program(batch, ("inside", key), functools.partial(of_margins, find))
-    return in_batches(p, run, len(batch.images))[0]
+    return in_order(p, in_batches(p, finder(batch, key, method), len(batch.images))[0])
+
+
+def finder(p: Problem, key: Any, method: Callable) -> Callable:
+    """The same of other images: a function of as many, and of their labels."""
+    find = functools.partial(jb.intermediate_bounds, method=method)
+    _, run = program(p, ("inside", key), functools.partial(of_margins, find))
+    return lambda images, labels: in_order(p, run(images, labels))
+
+
+def in_order(p: Problem, found: dict[str, Any]) -> dict[str, Any]:
+    """By layer, as in the network: a compiled program returns a dictionary sorted by its keys."""
+    find = functools.partial(jb.intermediate_bounds, method=jb.ibp)
+    names = of_margins(find, p.net.apply, p.variables, p.images[0], p.labels[0], p.eps)
+    return {name: found[name] for name in names}
 
 
 # ---------------------------------------------------------------- methods and what they cost
@@ -103,6 +115,7 @@ def named(milliseconds: np.ndarray) -> dict[str, float]:
 
 def solve(p: Problem, method: Callable, known: dict[str, jb.Interval], seconds: float):
     """A reference's bounds, one image after another, on intermediate bounds that are known."""
+    known = {name: rounded(box) for name, box in known.items()}
     found, times = [], []
 
     def run(i):
@@ -120,6 +133,12 @@ def solve(p: Problem, method: Callable, known: dict[str, jb.Interval], seconds: 
         every()
     cost = named(1e3 * np.median(times, 0)) | {"peak_mb": peak}
     return jax.tree.map(lambda *ends: np.stack(ends), *found), cost
+
+
+def rounded(box: jb.Interval) -> jb.Interval:
+    """Wider by what float32 may have lost: a solver takes ends at their word."""
+    slack = 1e-6 * np.maximum(np.abs(box.lower), np.abs(box.upper))
+    return jb.Interval(box.lower - slack, box.upper + slack)
 
 
 def beside(p: Problem, peer: ModuleType, asked: tuple[str, Any], args: argparse.Namespace):

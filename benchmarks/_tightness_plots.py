@@ -30,6 +30,8 @@ MARKERS = {
     "tight": "s",
     "parallel": "^",
     "union": "*",
+    "alpha's inside": "v",
+    "20 steps": "P",
     "100 steps": "X",
     "inside too": "h",
 }
@@ -130,7 +132,7 @@ SHOWN = {
     ("crown_ibp", "tight"): "+",
     ("crown", "adaptive"): "x",
     ("crown", "tight"): "+",
-    ("alpha_crown", "union"): ".",
+    ("alpha_crown", "20 steps"): ".",
 }
 
 

@@ -43,7 +43,7 @@ def percent(value: float | None) -> str:
 def to_lp(record: dict[str, Any], side: str) -> float | None:
     """Of the gap between CROWN and LP, the share closed by what starts from CROWN."""
     value = record.get(f"{side}lp_gap_closed")
-    return value if record["method"] in ("crown", "alpha_crown", "lp", "milp") else None
+    return value if record["method"] in ("alpha_crown", "lp", "milp") else None
 
 
 def count(record: dict[str, Any], side: str) -> str:
@@ -92,7 +92,7 @@ def overall(networks: Records) -> list[str]:
         f"order of tight lines (Lyu et al., Theorem 2): {broken} violations in {margins:,} comparisons, "
         f"the largest excess {max(excess, 0):.1e} of a width"
     ]
-    for lines, side in (("adaptive", ""), ("100 steps", ""), ("adaptive", "peer_")):
+    for lines, side in (("20 steps", ""), ("100 steps", ""), ("20 steps", "peer_")):
         shares = [
             r[f"{side}lp_gap_closed"]
             for found in networks

@@ -132,7 +132,7 @@ class Peer:
         box = jb.linf_ball(images, eps, clip=(0, 1))
         x, lower, upper = (channels_first(end) for end in (images, box.lower, box.upper))
         ball = auto_LiRPA.PerturbationLpNorm(norm=np.inf, x_L=lower, x_U=upper)
-        self.x = auto_LiRPA.BoundedTensor(x, ball)
+        self.x, self.seen = auto_LiRPA.BoundedTensor(x, ball), (images, labels)
         margins = jax.vmap(jax.jacobian(jb.margins), (None, 0))
         self.C = torch.from_numpy(np.array(margins(self.logits, labels)))
 
@@ -150,16 +150,17 @@ class Peer:
             ends = self.module.compute_bounds(x=(self.x,), C=self.C, method=method)
         return [end.numpy() for end in ends]
 
-    def optimised(self, inside: bool) -> list[np.ndarray]:
-        """The same by slopes of every walk back, or of the last between CROWN's intermediate bounds."""
-        call = functools.partial(self.module.compute_bounds, x=(self.x,), C=self.C)
-        if inside:
-            ends = call(method=OPTIMISED)
-        else:
-            with torch.no_grad():
-                call(method="CROWN")
-            ends = call(method=OPTIMISED, interm_bounds=self.module.save_intermediate())
+    def optimised(self, find: Callable | None) -> list[np.ndarray]:
+        """The same by slopes of every walk back, or of the last between what `find(images, labels)` gives."""
+        given = {} if find is None else {"interm_bounds": self.named(find(*self.seen))}
+        ends = self.module.compute_bounds(x=(self.x,), C=self.C, method=OPTIMISED, **given)
         return [end.detach().numpy() for end in ends]
+
+    def named(self, found: dict[str, jb.Interval]) -> dict[str, list[torch.Tensor]]:
+        """Our intermediate bounds by the names of the values here, which have the same order."""
+        nodes, _ = self.module.get_split_nodes()
+        pairs = zip(nodes, found.values(), strict=True)
+        return {node.name: [*map(channels_first, (box.lower, box.upper))] for node, box in pairs}
 
     def intermediates(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """The ends that the last call found before every relu, in order, with the channels last."""
@@ -167,8 +168,8 @@ class Peer:
         return [(channels_last(node.lower), channels_last(node.upper)) for node in nodes]
 
 
-def channels_first(images: jax.Array) -> torch.Tensor:
-    return torch.from_numpy(np.array(images).transpose(0, 3, 1, 2).copy())
+def channels_first(values: jax.Array) -> torch.Tensor:
+    return torch.from_numpy(np.moveaxis(np.array(values), -1, 1).copy())
 
 
 def channels_last(values: torch.Tensor) -> np.ndarray:

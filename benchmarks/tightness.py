@@ -23,7 +23,16 @@ import _tightness_plots as plots
 import _tightness_tables as tables
 import jax
 import numpy as np
-from _tightness_measure import attacked, beside, in_batches, inside, measure, program, solve
+from _tightness_measure import (
+    attacked,
+    beside,
+    finder,
+    in_batches,
+    inside,
+    measure,
+    program,
+    solve,
+)
 from _tightness_problems import HERE, KEPT, Problem, problems
 from _timing import machine, write
 
@@ -32,15 +41,25 @@ from jaxbound import reference
 
 Key = tuple[str, str]  # method and lines
 LINEAR = {"lbp": jb.lbp, "crown_ibp": jb.crown_ibp, "crown_lbp": jb.crown_lbp, "crown": jb.crown}
+START = "crown", "alpha's inside"
+STEPS = "alpha_crown", "20 steps"  # its intermediate bounds are those of START, LP and MILP
+
+
+def between(fn, *args):
+    """CROWN's last walk between the intermediate bounds of alpha-CROWN: where its steps and LP begin."""
+    given = jb.intermediate_bounds(fn, *args, method=jb.alpha_crown)
+    return jb.crown_ibp(fn, *args, intermediates=given)
+
+
 METHODS: dict[Key, Callable] = {("ibp", "-"): jb.ibp} | {
     (name, lines): functools.partial(method, relaxation=lines)
     for name, method in LINEAR.items()
     for lines in ("adaptive", "tight")
 }
-METHODS |= {  # Fast-Lin; 20 steps unless said otherwise
-    ("crown", "parallel"): functools.partial(jb.crown, relaxation="parallel"),
-    ("alpha_crown", "adaptive"): jb.alpha_crown,
-    ("alpha_crown", "tight"): functools.partial(jb.alpha_crown, relaxation="tight"),
+METHODS |= {
+    ("crown", "parallel"): functools.partial(jb.crown, relaxation="parallel"),  # Fast-Lin
+    START: between,
+    STEPS: jb.alpha_crown,
     ("alpha_crown", "100 steps"): functools.partial(jb.alpha_crown, steps=100),
     ("alpha_crown", "inside too"): functools.partial(jb.alpha_crown, optimize_intermediates=True),
 }
@@ -52,10 +71,9 @@ PEER = {  # what a peer is asked for
     ("lbp", "adaptive"): ("both", "forward"),
     ("crown_ibp", "adaptive"): ("both", "CROWN-IBP"),
     ("crown", "adaptive"): ("both", "CROWN"),
-    ("alpha_crown", "adaptive"): ("optimised", False),
-    ("alpha_crown", "inside too"): ("optimised", True),
+    ("alpha_crown", "inside too"): ("optimised", None),
 }
-INSIDE = ("ibp", "-"), ("lbp", "adaptive"), ("crown", "adaptive"), ("crown", "tight")
+INSIDE = ("ibp", "-"), ("lbp", "adaptive"), ("crown", "adaptive"), ("crown", "tight"), STEPS
 # With tight lines the second is nowhere looser: Lyu et al. (arXiv:2104.00447), Theorem 2.
 NESTED = (
     ("ibp", "lbp"),
@@ -75,7 +93,7 @@ def network(p: Problem, args: argparse.Namespace, peer: ModuleType | None) -> di
     low, _ = in_batches(p, program(p.first(size), "attack", attack)[1], size)
     few = p.first(args.few)
     layers = {key: inside(few, key, METHODS[key], args.batch) for key in INSIDE}
-    found, costs, theirs = every_method(p, layers["crown", "adaptive"], args, peer)
+    found, costs, theirs = every_method(p, layers[STEPS], args, peer)
     records = []
     for key, cost in costs.items():
         record = dict(zip(("method", "lines"), key, strict=True)) | cost
@@ -123,9 +141,10 @@ def every_method(p: Problem, known: dict, args: argparse.Namespace, peer: Module
             found[key], costs[key] = of_method(chosen, key, known, args)
         except (ValueError, RuntimeError) as reason:
             costs[key] = {"left_out": " ".join(str(reason).split()[:20])}
-        if peer and key in PEER and key in found:
+        if peer and key in (*PEER, STEPS) and key in found:
             seen = chosen.first(len(found[key].lower))
-            bounds, cost = beside(seen, peer, PEER[key], args)
+            given = finder(seen.first(args.batch), STEPS, METHODS[STEPS])
+            bounds, cost = beside(seen, peer, PEER.get(key, ("optimised", given)), args)
             theirs |= {} if bounds is None else {key: bounds}
             costs[key] |= cost
         print(f"  {' '.join(key):22s} {tables.note(costs[key])}", flush=True)
@@ -174,8 +193,8 @@ def summary(bounds: jb.Interval, low: np.ndarray, found: dict[Key, jb.Interval])
         "unsound": int((lower > low + 1e-4 * (1 + abs(low))).sum()),
         "gap_closed": share(ibp.lower, lower, low),
     }
-    if ("lp", "-") in found and ("crown", "adaptive") in found:
-        ends = found["crown", "adaptive"].lower, lower, found["lp", "-"].lower
+    if ("lp", "-") in found and START in found:
+        ends = found[START].lower, lower, found["lp", "-"].lower
         record["lp_gap_closed"] = share(*ends)
     return record
 

@@ -32,26 +32,35 @@ class Search(NamedTuple):
     inside: bool
 
 
+def best_start(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
+    """Lower and upper ends by one walk, each row by the best of some lines, without a search."""
+    at, starts = _room(kind, walk, var)
+    stacked = lax.stop_gradient(_stack(starts))
+
+    def both(rows: Rows, offset):
+        def one(sign):
+            turned = {v: sign * row for v, row in rows.items()}
+            end = lambda alphas: at(walk, alphas, turned, sign * offset)
+            return jax.vmap(end, axis_size=len(starts))(stacked).max(0)
+
+        lower, upper = jax.vmap(one)(jnp.array([1, -1], offset.dtype))
+        return lower, -upper
+
+    return both
+
+
 def optimised(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
     """Lower and upper ends by two walks, each row by its own alphas, from the best of some starts.
 
     The gradient of an end is the one at its alphas; none flows through their search.
     """
-    still, equations = _stopped(walk), nonlinear_before(walk.graph, var)
-
-    def alphas_of(start: Walk) -> Alphas:
-        kind(start, var)  # makes the lines
-        return [start.relax(eqn).alphas for eqn in nonlinear_before(start.graph, var)]
-
-    def end(walk: Walk, alphas: Alphas, rows: Rows, offset):
-        sides = {eqn.outputs[0]: a for eqn, a in zip(equations, alphas, strict=True)}
-        there = kind(dataclasses.replace(walk, alphas=sides), var)
-        return least(there(rows, offset[None]))[0]
+    still = _stopped(walk)
+    at, starts = _room(kind, still, var)
 
     def of_row(rows: Rows, offset):
         stopped = {v: lax.stop_gradient(row) for v, row in rows.items()}
-        value = lambda alphas: end(still, alphas, stopped, lax.stop_gradient(offset))
-        return end(walk, _ascend(value, starts, walk.search), rows, offset)
+        value = lambda alphas: at(still, alphas, stopped, lax.stop_gradient(offset[None]))[0]
+        return at(walk, _ascend(value, starts, walk.search), rows, offset[None])[0]
 
     def lower(rows: Rows, offset):
         one = lambda parts, offset: of_row(
@@ -59,11 +68,25 @@ def optimised(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
         )
         return jax.vmap(one)(list(rows.values()), offset)
 
-    starts = [alphas_of(start) for start in _starts(still)]
     return lambda rows, offset: (
         lower(rows, offset),
         -lower({v: -row for v, row in rows.items()}, -offset),
     )
+
+
+def _room(kind: Callable[..., Finish], walk: Walk, var: Var):
+    """Lower ends ``at(walk, alphas, rows, offset)``, and the alphas to start from."""
+    equations = nonlinear_before(walk.graph, var)
+
+    def at(walk: Walk, alphas: Alphas, rows: Rows, offset):
+        sides = {eqn.outputs[0]: a for eqn, a in zip(equations, alphas, strict=True)}
+        return least(kind(dataclasses.replace(walk, alphas=sides), var)(rows, offset))
+
+    def alphas_of(start: Walk) -> Alphas:
+        kind(start, var)  # makes the lines
+        return [start.relax(eqn).alphas for eqn in equations]
+
+    return at, [alphas_of(start) for start in _starts(walk)]
 
 
 def _ascend(value: Callable[[Alphas], Any], starts: Sequence[Alphas], search: Search) -> Alphas:
@@ -71,7 +94,7 @@ def _ascend(value: Callable[[Alphas], Any], starts: Sequence[Alphas], search: Se
 
     All in one loop, so that ``value`` and its gradient are compiled once.
     """
-    stacked = jax.tree.map(lambda *each: jnp.stack(each), *starts)
+    stacked = _stack(starts)
 
     def step(carry, i):
         alphas, state, best = carry
@@ -91,6 +114,10 @@ def _ascend(value: Callable[[Alphas], Any], starts: Sequence[Alphas], search: Se
     carry = first, search.optimizer.init(first), (first, lowest)
     turns = jnp.arange(len(starts) + search.steps + 1)
     return lax.stop_gradient(lax.scan(step, carry, turns)[0][2][0])
+
+
+def _stack(starts: Sequence[Alphas]) -> Alphas:
+    return jax.tree.map(lambda *each: jnp.stack(each), *starts)
 
 
 def _where(condition, a, b):

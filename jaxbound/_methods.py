@@ -207,7 +207,7 @@ def alpha_crown(
     Every free line (below an unstable relu, a tangent's point, the planes of a product) lies at an alpha
     in [0, 1]. Each element of the output has its own alphas for its lower and its upper end; the best
     bound of all steps is kept, so it is never looser than its start, the better of "adaptive" and
-    "tight" lines between the same intermediate bounds.
+    "tight" lines; the same two and intervals, all taken together, are the intermediate bounds.
 
     Compiling takes about twice as long as `crown`, and every row that is optimised holds its own alphas,
     five times.
@@ -219,7 +219,7 @@ def alpha_crown(
       optimizer: an optax gradient transformation; None: Adam, its rate 0.1 falling by 2 % a step.
       optimize_intermediates: whether every intermediate bound is optimised too, row by row: a step then
         costs about three times `crown`.
-      relaxation: the lines of the intermediate bounds, and one more start.
+      relaxation: one more kind of lines to start from.
       intermediates: as of `crown`.
       chunk_size: as of `crown`.
       capacity: as of `crown`.

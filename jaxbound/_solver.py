@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize, sparse
 
-TIME_IS_OVER = 1  # the status of `scipy.optimize.milp`
+TIME_IS_OVER, UNBOUNDED = 1, 3  # the status of `scipy.optimize.milp` and `linprog`
 
 
 @dataclasses.dataclass
@@ -59,10 +59,13 @@ class Model:
         # On what networks make, the interior point method is several times as fast as the simplex method.
         rows = dict(zip(("A_eq", "b_eq", "A_ub", "b_ub"), (*equal, *at_most), strict=True))
         done = optimize.linprog(goal, **rows, bounds=self.bounds, method="highs-ipm")
-        return _solved(done).fun
+        return -math.inf if done.status == UNBOUNDED else _solved(done).fun
 
     def _proved(self, goal, equal, at_most, time_limit: float) -> float:
-        """What is proved of the least value; at the time limit no less than without integers."""
+        """What is proved of the least value, no less than without integers."""
+        relaxed = self._relaxed(goal, equal, at_most)
+        if relaxed == -math.inf:
+            return relaxed
         done = optimize.milp(
             goal,
             integrality=self.integer,
@@ -72,8 +75,7 @@ class Model:
         )
         if done.status != TIME_IS_OVER:
             return _solved(done).mip_dual_bound
-        found = -math.inf if done.mip_dual_bound is None else done.mip_dual_bound
-        return max(found, self._relaxed(goal, equal, at_most))
+        return relaxed if done.mip_dual_bound is None else max(relaxed, done.mip_dual_bound)
 
     def _stacked(self, rows: list[tuple[Any, Any]]) -> tuple[Any, Any]:
         """All rows, as wide as there are variables now."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbound._alpha import optimised
+from jaxbound._alpha import best_start, optimised
 from jaxbound._exactness import LOOSE, affine_ends, exactness
 from jaxbound._ibp import interval_step
 from jaxbound._interval import Interval, intersect, outward, supersede
@@ -45,7 +45,9 @@ def forward(walk: Walk, var: Var) -> Interval:
 
 
 def backward(walk: Walk, var: Var) -> Interval:
-    both = optimised if walk.search and walk.search.inside else together
+    both = together
+    if walk.search:
+        both = optimised if walk.search.inside else best_start
     known, ends, count = walk.env[var], by_windows(walk, var, both), walk.capacity(var)
     if count is None:
         return _update(walk, var, concretized(ends, var))
@@ -58,11 +60,11 @@ def backward(walk: Walk, var: Var) -> Interval:
 
 
 def _update(walk: Walk, var: Var, found: Interval) -> Interval:
-    """What is found replaces the interval; where a function's domain may end, both count."""
-    ends = any(
+    """What is found replaces the interval; both count for the tightest, and where a domain may end."""
+    both = walk.search or any(
         eqn.primitive in partial and var in eqn.moving.values() for eqn in walk.graph.equations
     )
-    return (intersect if ends else supersede)(walk.env[var], found)
+    return (intersect if both else supersede)(walk.env[var], found)
 
 
 def undecided(walk: Walk, var: Var) -> Any:

@@ -57,7 +57,8 @@ def lp(fn, *args, intermediates=None):
         are (their rounding too: make them in float64); those that it lacks (by default all) are of `crown`.
 
     Returns:
-      `Interval`s of float64 NumPy arrays in the tree and shapes of ``fn``'s output.
+      `Interval`s of float64 NumPy arrays in the tree and shapes of ``fn``'s output; infinite where
+      an unbounded region leaves them without end.
 
     Raises:
       ValueError: ``fn`` has another non-linear operation, or an argument is not valid.
@@ -253,4 +254,7 @@ def _affine(model: Model, graph: Graph, env, var: Var, indices) -> tuple[Any, An
             sum(placed(np.asarray(row), model.starts[end], model.size) for row, end in pairs)
         )
         offsets.append(offset)
-    return sparse.vstack(blocks, format="csr"), np.concatenate(offsets)
+    coeffs, offset = sparse.vstack(blocks, format="csr"), np.concatenate(offsets)
+    if not (np.isfinite(coeffs.data).all() and np.isfinite(offset).all()):
+        raise ValueError(f"weights or constants before {var.shape} values are not finite")
+    return coeffs, offset

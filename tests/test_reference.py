@@ -282,3 +282,12 @@ def test_errors():
     known = {name: jb.Interval(jnp.full(2, 0.5), jnp.ones(2))}
     with pytest.raises(RuntimeError, match="infeasible"):
         reference.lp(apart, box, intermediates=known)
+    with pytest.raises(ValueError, match="are not finite"):
+        reference.lp(lambda x: jax.nn.relu(x @ jnp.array([[1.0], [jnp.nan]])), box)
+
+
+@pytest.mark.parametrize("method", [reference.lp, reference.milp])
+def test_an_unbounded_region_leaves_a_range_without_an_end(method):
+    region = jb.Interval(jnp.array([-1.0, 0.0]), jnp.array([1.0, jnp.inf]))
+    found = method(lambda x: jax.nn.relu(x[0]) + x[1], region)
+    assert found.lower == pytest.approx(0, abs=SLACK) and found.upper == np.inf
