@@ -157,10 +157,12 @@ class Peer:
         return [end.detach().numpy() for end in ends]
 
     def named(self, found: dict[str, jb.Interval]) -> dict[str, list[torch.Tensor]]:
-        """Our intermediate bounds by the names of the values here, which have the same order."""
+        """Our intermediate bounds `[batch, 1, ...]` by the names of the values here, in the same order."""
+        self.both("IBP")  # makes the names
         nodes, _ = self.module.get_split_nodes()
+        of_images = lambda box: [channels_first(end[:, 0]) for end in (box.lower, box.upper)]
         pairs = zip(nodes, found.values(), strict=True)
-        return {node.name: [*map(channels_first, (box.lower, box.upper))] for node, box in pairs}
+        return {node.name: of_images(box) for node, box in pairs}
 
     def intermediates(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """The ends that the last call found before every relu, in order, with the channels last."""
