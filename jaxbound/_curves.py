@@ -76,23 +76,34 @@ def chord(fn: Function, l, u):
 
 
 def _intercepts(fn: Function, lower_slope, upper_slope, points: Sequence[Any]) -> Lines:
-    """Lines of given slopes, moved until they lie below / above ``fn`` at all ``points``."""
+    """Lines of given slopes, moved until they lie below / above ``fn`` at all ``points``.
+
+    Where several touch, the gradient is that of the first.
+    """
     below = above = None
     for z in points:
         value = fn(z)
         low, high = value - lower_slope * z, value - upper_slope * z
-        below = low if below is None else jnp.minimum(below, low)
-        above = high if above is None else jnp.maximum(above, high)
+        below = low if below is None else _first_least(below, low)
+        above = high if above is None else -_first_least(-above, -high)
     return Lines(lower_slope, below, upper_slope, above)
+
+
+def _first_least(a, b):
+    """The minimum; where they are equal, `jnp.minimum` would mix their gradients."""
+    return jnp.where((a <= b) | jnp.isnan(a), a, b)
 
 
 # ---------------------------------------------------------------- piecewise linear
 
 
 def piecewise_linear(fn: Function, l, u, kinks: Sequence[Any], lower_slope, upper_slope) -> Lines:
-    """Lines of any slopes: ``fn(z) - slope * z`` is extreme at the ends and at the kinks."""
+    """Lines of any slopes: ``fn(z) - slope * z`` is extreme at the ends and at the kinks.
+
+    Free lines turn about a kink, also from a slope at which they touch an end.
+    """
     inner = [jnp.clip(jnp.asarray(kink, l.dtype), l, u) for kink in kinks]
-    return _intercepts(fn, lower_slope, upper_slope, [l, u, *inner])
+    return _intercepts(fn, lower_slope, upper_slope, [*inner, l, u])
 
 
 def one_kink(fn: Function, l, u, kink, left, right, choice: Choice, side="lower") -> Lines:
@@ -188,11 +199,13 @@ def s_shaped(
     upper_slope, touch = _upper(fn, l, u, bend, choice, sides[1])
     mirrored = lambda z: -fn(-z)
     lower_slope, mirrored_touch = _upper(mirrored, -u, -l, -bend, choice, sides[0], turned=True)
-    above = jnp.maximum(fn(l) - upper_slope * l, fn(touch) - upper_slope * touch)
-    above = jnp.where(l >= bend, fn(touch) - upper_slope * touch, above)
+    there = fn(touch) - upper_slope * touch
+    above = -_first_least(-there, upper_slope * l - fn(l))
+    above = jnp.where(l >= bend, there, above)
     other = -mirrored_touch
-    below = jnp.minimum(fn(u) - lower_slope * u, fn(other) - lower_slope * other)
-    below = jnp.where(u <= bend, fn(other) - lower_slope * other, below)
+    there = fn(other) - lower_slope * other
+    below = _first_least(there, fn(u) - lower_slope * u)
+    below = jnp.where(u <= bend, there, below)
     return Lines(lower_slope, below, upper_slope, above)
 
 

@@ -17,7 +17,7 @@ from jaxbound._program import Var
 from jaxbound._strategies import Recipe
 
 # Of alphas in [0, 1].
-OPTIMIZER = optax.adam(optax.exponential_decay(0.1, 1, 0.98))
+OPTIMIZER = optax.adam(optax.exponential_decay(0.25, 1, 0.97))
 
 
 def _bound(method, fn, args, **options) -> Any:
@@ -216,7 +216,7 @@ def alpha_crown(
       fn: as of `crown`.
       *args: as of `crown`.
       steps: gradient steps; one costs about three walks back.
-      optimizer: an optax gradient transformation; None: Adam, its rate 0.1 falling by 2 % a step.
+      optimizer: an optax gradient transformation; None: Adam, its rate 0.25 falling by 3 % a step.
       optimize_intermediates: whether every intermediate bound is optimised too, row by row: a step then
         costs about three times `crown`.
       relaxation: one more kind of lines to start from.
