@@ -129,11 +129,13 @@ def _lines(graph: Graph, relaxation) -> tuple[str, dict[Var, dict[str, Any]]]:
             value = concrete(alpha)
             if value is not None and not ((value >= 0) & (value <= 1)).all():
                 raise ValueError(f"relaxation[{name!r}][{side!r}] is not in [0, 1]: {value}")
-        alphas[var] = {
-            side: jnp.clip(jnp.asarray(alpha), 0, 1).astype(var.dtype)
-            for side, alpha in sides.items()
-        }
+        alphas[var] = {side: _clipped(jnp.asarray(a, var.dtype)) for side, a in sides.items()}
     return KINDS[0], alphas
+
+
+def _clipped(alpha):
+    """Clipped to [0, 1]; `jnp.clip` would halve the gradient at 0 and at 1."""
+    return jnp.where((alpha >= 0) & (alpha <= 1), alpha, jnp.clip(alpha, 0, 1))
 
 
 def _capacities(graph: Graph, capacity) -> Callable[[Var], int | None]:

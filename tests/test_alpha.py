@@ -221,13 +221,13 @@ def test_gradient_is_that_of_fixed_alphas():
     np.testing.assert_allclose(change, along, rtol=0.05)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
-def test_gradient_of_a_line_that_touches_an_end(alpha):
-    """The line below turns about the kink: of relu on [-1, 2] it is at least -alpha."""
-    region = box(*(np.full(1, end) for end in (-1, 2)))
-    at = lambda alpha: jb.crown_ibp(jax.nn.relu, region, relaxation={"input:0": {"lower": alpha}})
-    value, slope = jax.value_and_grad(lambda a: at(a).lower[0])(jnp.full(1, alpha))
-    assert value == pytest.approx(-alpha) and slope == pytest.approx(-1)
+@pytest.mark.parametrize("alpha, least, slope", [(0.0, -2, 4), (0.4, -0.4, 4), (1.0, -1, -2)])
+def test_gradient_of_a_line_that_touches_an_end(alpha, least, slope):
+    """The line below turns about the kink: 2 relu(x) - x is at least (2 alpha - 1) x."""
+    fn, region = lambda x: 2 * jax.nn.relu(x) - x, box(*(np.full(1, end) for end in (-1, 2)))
+    at = lambda alpha: jb.crown_ibp(fn, region, relaxation={"input:0": {"lower": alpha}})
+    found = jax.value_and_grad(lambda a: at(a).lower[0])(jnp.full(1, alpha))
+    np.testing.assert_allclose([found[0], found[1][0]], [least, slope], rtol=1e-6)
 
 
 def test_alphas_of_ones_own_have_gradients():
