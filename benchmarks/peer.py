@@ -32,9 +32,7 @@ class Layers:
         self.variables = jax.tree.map(np.array, variables)
         if model.activation not in ACTIVATIONS:
             known = ", ".join(activation.__name__ for activation in ACTIVATIONS)
-            raise ValueError(
-                f"activation {model.activation} has no counterpart here; expected {known}"
-            )
+            raise ValueError(f"the activation has no counterpart here; expected {known}")
         self.activation = ACTIVATIONS[model.activation]
 
     def next(self, kind: str) -> dict[str, np.ndarray]:

@@ -140,7 +140,7 @@ def every_method(p: Problem, known: dict, args: argparse.Namespace, peer: Module
         try:
             found[key], costs[key] = of_method(chosen, key, known, args)
         except (ValueError, RuntimeError) as reason:
-            costs[key] = {"left_out": " ".join(str(reason).split()[:20])}
+            costs[key] = {"left_out": " ".join(str(reason).split()[:14])}
         if peer and key in (*PEER, STEPS) and key in found:
             seen = chosen.first(len(found[key].lower))
             given = finder(seen.first(args.batch), STEPS, METHODS[STEPS])
@@ -268,6 +268,7 @@ def parse() -> tuple[argparse.Namespace, ModuleType | None]:
 def main() -> None:
     args, peer = parse()
     start, shown = time.perf_counter(), vars(args) | {"out": None, "data_dir": None}
+    shown["networks"] = [Path(name).name for name in args.networks]
     report = {"machine": machine(), "jax": jax.__version__} | (peer.versions() if peer else {})
     print(", ".join(f"{key} {value}" for key, value in report.items()), flush=True)
     report |= {"options": {k: v for k, v in shown.items() if v is not None}, "networks": []}
