@@ -35,7 +35,7 @@ MARKERS = {
     "100 steps": "X",
     "inside too": "h",
 }
-STYLE = {"font.size": 7, "axes.titlesize": 7, "legend.fontsize": 6.5, "lines.markersize": 4.5}
+STYLE = {"font.size": 7, "axes.titlesize": 6.3, "legend.fontsize": 6.5, "lines.markersize": 4.5}
 PER_LINE = 4
 
 
