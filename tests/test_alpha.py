@@ -149,7 +149,7 @@ def best_start(fn, region, given):
 
 @pytest.mark.parametrize(
     "name, dtype",
-    [("relu", "float64"), ("ramp", "float32"), ("sigmoid", "float32")],
+    [("relu", "float64"), ("ramp", "float32"), ("sigmoid", "float32"), ("gelu", "float32")],
 )
 def test_between_its_start_and_the_values(name, dtype):
     with precision(dtype):
