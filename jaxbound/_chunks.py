@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -95,7 +97,20 @@ def examples(values: Any) -> int:
     """How many examples `jax.vmap` runs side by side here, in a function of ``values``."""
     sizes = _Sizes()
     _probe_p.bind(*jax.tree.leaves(values), sizes=sizes)
-    return math.prod(sizes)
+    return math.prod(sizes) * _outside_of_loops.get()
+
+
+@contextlib.contextmanager
+def inside_a_loop(count: int) -> Iterator[None]:
+    """A loop's body is traced before `jax.vmap` makes it one of many: ``count`` examples outside of it."""
+    token = _outside_of_loops.set(count)
+    try:
+        yield
+    finally:
+        _outside_of_loops.reset(token)
+
+
+_outside_of_loops = contextvars.ContextVar("outside of loops", default=1)
 
 
 def _note(args, axes, *, sizes: _Sizes):

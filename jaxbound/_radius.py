@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from jaxbound._chunks import examples, inside_a_loop
 from jaxbound._methods import crown
 from jaxbound._regions import lp_ball
 from jaxbound._specification import margins, verified
@@ -69,7 +70,7 @@ def certified_radius(
     x = jnp.asarray(x)
     least, most = (jnp.asarray(limit, x.dtype) for limit in limits)
     lp_ball(x, least, p, clip)  # raises here, where values can be seen
-    right = verified(margins(fn(x), label))
+    right, beside = verified(margins(fn(x), label)), examples((x, label))
 
     def step(i, ends):
         best, failed = ends
@@ -77,7 +78,8 @@ def certified_radius(
         middle = jnp.clip(jnp.sqrt(known) * jnp.sqrt(failed), known, failed)
         # The limits first: at one of them the search then stays if it is the answer.
         radius = jnp.where(i == 0, least, jnp.where(i == 1, failed, middle))
-        found = method(lambda z: margins(fn(z), label), lp_ball(x, radius, p, clip))
+        with inside_a_loop(beside):
+            found = method(lambda z: margins(fn(z), label), lp_ball(x, radius, p, clip))
         ok = right & verified(found)
         return jnp.where(ok, radius, best), jnp.where(ok, failed, radius)
 

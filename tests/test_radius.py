@@ -9,7 +9,7 @@ import pytest
 from oracle import precision
 
 import jaxbound as jb
-from jaxbound import training
+from jaxbound import _chunks, training
 
 RNG = np.random.default_rng(11)
 W, V = (RNG.normal(size=n).astype("float32") for n in [(8, 5), (3, 8)])
@@ -109,6 +109,22 @@ def test_one_target():
     assert (jnp.take_along_axis(found, labels[:, None], 1) == 0).all()  # against itself
     of_others = jnp.where(jnp.arange(3)[None] == labels[:, None], jnp.inf, found)
     np.testing.assert_allclose(of_others.min(1), together, rtol=1e-5)
+
+
+def test_the_chunks_of_a_batch():
+    """The search is a loop, whose body a `jax.vmap` does not reach before it is traced."""
+    seen = []
+
+    def method(fn, ball):
+        seen.append(_chunks.examples(ball))
+        return jb.ibp(fn, ball)
+
+    x, labels = images(7)
+    find = functools.partial(jb.certified_radius, network, method=method)
+    jax.vmap(find)(x, labels)
+    jax.jit(jax.vmap(jax.vmap(find, (0, None)), (None, 0)))(x, labels[:3])
+    find(x[0], labels[0])
+    assert set(seen[:-1]) == {7, 21} and seen[-1] == 1
 
 
 @pytest.mark.parametrize(
