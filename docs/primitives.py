@@ -9,7 +9,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from jaxbound._activations import ACTIVATIONS
+from jaxbound._activations import Activation
 from jaxbound._interval_rules import interval_rules
 from jaxbound._linear_rules import linear_rules
 from jaxbound._primitives import CALLS, REARRANGE, REWRITES
@@ -73,7 +73,7 @@ def all_affine(primitive) -> bool:
 
 def row(primitive) -> tuple[str, str, str]:
     name = f"`{primitive}`"
-    if primitive in ACTIVATIONS:
+    if isinstance(primitive, Activation):
         name = f"\\| {name}"
     if primitive not in interval_rules:
         return name, "rewritten", "rewritten"

@@ -95,6 +95,8 @@ mish = Activation("mish", (jax.nn.mish, lambda x: x * lax.tanh(jax.nn.softplus(x
 soft_sign = Activation("soft_sign", (jax.nn.soft_sign,))
 square = Activation("square", (lambda x: lax.mul(x, x),))
 is_nan = Activation("is_nan", (lambda x: lax.ne(x, x),))
+# Of a value and the inverse root of its mean square: at most ``limit``.
+normalised = Activation("normalised", (lambda x, r, *, limit: x * r,))
 
 
 def _shifted(x, axes):

@@ -145,12 +145,20 @@ def _equation(eqn, operands: Sequence[Atom], layer: str, sources: tuple[Any, ...
 
 def _key(eqn, operands: Sequence[Atom]):
     """What an equation on uncertain values computes; None: it cannot be compared."""
-    key = (eqn.primitive, *operands, *eqn.params.items())
+    key = (eqn.primitive, *map(_identity, operands), *eqn.params.items())
     try:
         hash(key)
     except TypeError:
         return None
     return key if any(atom.uncertain for atom in operands) else None
+
+
+def _identity(atom: Atom) -> Any:
+    """A number is what it is, wherever it stands."""
+    if isinstance(atom, Constant) and isinstance(atom.value, int | float | np.generic | np.ndarray):
+        value = np.asarray(atom.value)
+        return (value.dtype, value.tobytes()) if not value.ndim else atom
+    return atom
 
 
 def _closed(params: dict[str, Any], body):

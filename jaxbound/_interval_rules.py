@@ -238,7 +238,14 @@ def _variance(x, *, axes, keepdims):
     return Interval(jnp.fmax(lower, nearest).reshape(shape), upper.reshape(shape))
 
 
+def _normalised(x, r, *, limit):
+    product = arithmetic.mul(x, r)
+    within = lambda end: jnp.clip(end, -limit, limit)
+    return Interval(within(jnp.fmax(product.lower, -limit)), within(jnp.fmin(product.upper, limit)))
+
+
 interval_rules |= {
+    activations.normalised: IntervalRule(_normalised),
     activations.variance: IntervalRule(_variance, (0,)),
     activations.logsumexp: IntervalRule(_logsumexp, (0,)),
     activations.softmax: IntervalRule(_softmax(jnp.exp, 0), (0,)),

@@ -13,6 +13,7 @@ from jax.extend.core import primitives as jp
 
 from jaxbound._activations import ACTIVATIONS, Activation, is_nan
 from jaxbound._inline import flatten, live
+from jaxbound._normalised import limit_normalised
 from jaxbound._primitives import COMMUTATIVE
 from jaxbound._program import Atom, Constant, Equation, Graph, Var
 
@@ -24,7 +25,8 @@ def recognise(graph: Graph) -> Graph:
     producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
     simpler = lambda eqn: _comparison(eqn, producer) or _activation(eqn, producer) or eqn
     equations = [simpler(eqn) if eqn.moving else eqn for eqn in graph.equations]
-    return dataclasses.replace(graph, equations=live(equations, graph.outputs))
+    graph = limit_normalised(dataclasses.replace(graph, equations=tuple(equations)))
+    return dataclasses.replace(graph, equations=live(graph.equations, graph.outputs))
 
 
 def _comparison(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None:

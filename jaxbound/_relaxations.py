@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -173,6 +174,19 @@ def _bilinear(primitive):
 
 for _p in (jp.mul_p, jp.dot_general_p, jp.conv_general_dilated_p):
     relaxations[_p] = _bilinear(_p)
+
+
+@register_relaxation(activations.normalised)
+def _normalised(x, r, *, image, choice, limit):
+    """The product's planes; the limit where they are beyond it at the centre."""
+    product = planes.bilinear(jnp.multiply, x, r, image, choice)
+    lower, upper = (plane(x.center, r.center) for plane in (product.lower, product.upper))
+    within = lambda keep, plane, end: lambda *z: jnp.where(keep, plane(*z), end)
+    return dataclasses.replace(
+        product,
+        lower=within(lower > -limit, product.lower, image.lower),
+        upper=within(upper < limit, product.upper, image.upper),
+    )
 
 
 def _power(x, y, *, image, choice, **params):

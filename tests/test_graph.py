@@ -104,6 +104,15 @@ def test_an_uncertain_slope_is_not():
     assert "leaky_relu" not in {str(eqn.primitive) for eqn in graph.equations}
 
 
+def test_a_value_computed_twice_is_one():
+    """Also where numbers stand in its equations: so a product of the two is a square."""
+    centred = lambda x: 2.0 * (x - x.mean(0, keepdims=True))
+    found = jb.ibp(lambda x: centred(x) * centred(x), BOX)
+    assert (found.lower >= 0).all()
+    other = jb.trace(lambda x: (x * 2.0) * (x * 3.0), BOX)
+    assert [str(eqn.primitive) for eqn in other.equations] == ["mul", "mul", "mul"]
+
+
 class Net(nn.Module):
     @nn.compact
     def __call__(self, x):

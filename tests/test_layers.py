@@ -96,7 +96,7 @@ LAYERS = {  # name: (module, shape of its input, radius, methods)
     "images": (Images(), (3, 4, 1), 0.05, FEW),
     "signals": (Signals(), (2, 3, 3, 1), 0.1, METHODS),
     "cells": (Cells(), (4,), 0.2, FEW),
-    "scaled": (Scaled(), (3,), 0.2, FEW),
+    "scaled": (Scaled(), (3,), 0.1, FEW),
 }
 
 

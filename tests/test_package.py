@@ -26,6 +26,7 @@ LAYERS = [
     {"_program"},
     {"_control"},
     {"_inline"},
+    {"_normalised"},
     {"_recognise"},
     {"_graph"},
     {"_convolution", "_curves", "_arithmetic"},
