@@ -176,8 +176,29 @@ variance = Activation(
     options=({"keepdims": False}, {"keepdims": True}),
 )
 
+
+def _are(extreme):
+    """Which entries are the largest, or the least: 1, or 0."""
+
+    def fn(x, axes):
+        kept = [1 if i in axes else n for i, n in enumerate(x.shape)]
+        return (x == extreme(x, axes).reshape(kept)).astype(x.dtype)
+
+    return fn
+
+
+def _count(extreme):
+    return lambda x, axes: _are(extreme)(x, axes).sum(axes)
+
+
+# The derivative of a maximum is shared among the entries that are largest.
+is_largest = Activation("is_largest", (_are(jnp.max),), reduces=True)
+is_least = Activation("is_least", (_are(jnp.min),), reduces=True)
+count_largest = Activation("count_largest", (_count(jnp.max),), reduces=True)
+count_least = Activation("count_least", (_count(jnp.min),), reduces=True)
+
 # Larger patterns first: the first match wins.
 ACTIVATIONS = (
-    softmax, log_softmax, logsumexp, variance,
+    softmax, log_softmax, logsumexp, variance, count_largest, count_least, is_largest, is_least,
     gelu_tanh, gelu_erf, mish, silu, softplus, elu, leaky_relu, ramp, soft_sign, clip, square,
 )  # fmt: skip

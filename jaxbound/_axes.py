@@ -118,6 +118,28 @@ def variance(l, u) -> tuple[Plane, Plane]:
     return below, Plane(below.weights, below.offset + (radius**2).mean(-1))
 
 
+def largest(l, u):
+    """Which entries are the largest of the last axis for sure, and which may be."""
+    first = jax.nn.one_hot(u.argmax(-1), u.shape[-1], dtype=bool)
+    second = jnp.where(first, -jnp.inf, u).max(-1, keepdims=True)
+    others = jnp.where(first, second, u.max(-1, keepdims=True))
+    return l >= others, u >= l.max(-1, keepdims=True)
+
+
+def prefixes(shape: tuple[int, ...], axis: int, reverse: bool):
+    """``entries(x)[..., i, ..., :]`` is all of the axis, for i along it; and which entries are up to i, or from it on."""
+    n = shape[axis]
+    places = jnp.arange(n)
+    found = (places[None] >= places[:, None]) if reverse else (places[None] <= places[:, None])
+    valid = found.reshape([n if i == axis else 1 for i in range(len(shape))] + [n])
+
+    def entries(x):
+        rows = jnp.expand_dims(jnp.moveaxis(x, axis, -1), axis)
+        return jnp.broadcast_to(rows, (*shape, n))
+
+    return entries, jnp.broadcast_to(valid, (*shape, n))
+
+
 def differences(l, u):
     """The ends of ``z_j - z_i``, ``[..., i, j]``: exactly 0 for ``i = j``, -inf for entries j that do not count."""
     same = jnp.eye(l.shape[-1], dtype=bool)
@@ -152,3 +174,52 @@ def _of_entries(plane: Plane) -> Plane:
     same = jnp.eye(plane.weights.shape[-1], dtype=bool)
     weights = jnp.where(same, 0, plane.weights)
     return Plane(jnp.where(same, -weights.sum(-1, keepdims=True), weights), plane.offset)
+
+
+# ---------------------------------------------------------------- intervals
+
+
+def logsumexp_image(x, where=None, *, axes, keepdims):
+    # Increasing in every entry.
+    return Interval(
+        *(jax.nn.logsumexp(end, axes, where=where, keepdims=keepdims) for end in (x.lower, x.upper))
+    )
+
+
+def softmax_image(finish, absent):
+    """``finish(log softmax)``: entry i increases in z_i and falls in every other."""
+
+    def bound(x, where=None, *, axes):
+        rows = Rows(x.shape, axes)
+        least, most = differences(*rows.ends(x, where))
+        ends = (rows.back(finish(-jax.nn.logsumexp(end, -1))) for end in (most, least))
+        return Interval(*(end if where is None else jnp.where(where, end, absent) for end in ends))
+
+    return bound
+
+
+def variance_image(x, *, axes, keepdims):
+    """By its planes, and from below by the distance from equal entries: that of the centre less the radius."""
+    l, u = Rows(x.shape, axes).ends(x)
+    below, above = variance(l, u)
+    lower, upper = (
+        below.at(jnp.where(below.weights > 0, l, u)),
+        above.at(jnp.where(above.weights > 0, u, l)),
+    )
+    value, far = jnp.var(Interval(l, u).center, -1), Interval(l, u).radius.max(-1)
+    apart = value > far**2
+    nearest = jnp.where(apart, (jnp.sqrt(jnp.where(apart, value, 1)) - far) ** 2, 0)
+    shape = [1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes]
+    return Interval(jnp.fmax(lower, nearest).reshape(shape), upper.reshape(shape))
+
+
+def are_largest(sign, count):
+    def bound(x, *, axes):
+        rows = Rows(x.shape, axes)
+        ends = [end if sign > 0 else -end for end in (x.lower, x.upper)][::sign]
+        found = largest(*map(rows.last, ends))
+        if count:  # one there is
+            return Interval(*(jnp.maximum(end.sum(-1), 1).astype(x.dtype) for end in found))
+        return Interval(*(rows.back(end).astype(x.dtype) for end in found))
+
+    return bound

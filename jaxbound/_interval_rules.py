@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
@@ -95,7 +94,7 @@ def def_increasing(primitive, operands: Sequence[int] | None = None) -> None:
 for _p in (
     jp.add_p, jp.add_jaxvals_p, jp.max_p, jp.min_p, jp.concatenate_p, jp.pad_p, jp.reshape_p,
     jp.transpose_p, jp.squeeze_p, jp.slice_p, jp.rev_p, jp.copy_p,
-    jp.reduce_precision_p, jp.reduce_sum_p, jp.reduce_max_p, jp.cumsum_p, jp.cummax_p, jp.cummin_p,
+    jp.reduce_precision_p, jp.reduce_sum_p, jp.reduce_max_p, jp.cumsum_p, jp.cummax_p,
     jp.reduce_window_sum_p, jp.reduce_window_max_p, jp.name_p, *REARRANGE,
     jp.exp_p, jp.expm1_p, jp.log_p, jp.log1p_p, jp.sqrt_p, jp.cbrt_p, jp.logistic_p, jp.tanh_p, jp.sinh_p,
     jp.asinh_p, jp.atan_p, jp.erf_p, jp.floor_p, jp.ceil_p, jp.round_p, jp.sign_p,
@@ -204,40 +203,6 @@ interval_rules |= {
 # ---------------------------------------------------------------- along some axes
 
 
-def _logsumexp(x, where=None, *, axes, keepdims):
-    # Increasing in every entry.
-    return Interval(
-        *(jax.nn.logsumexp(end, axes, where=where, keepdims=keepdims) for end in (x.lower, x.upper))
-    )
-
-
-def _softmax(finish, absent):
-    """``finish(log softmax)``: entry i increases in z_i and falls in every other."""
-
-    def bound(x, where=None, *, axes):
-        rows = along.Rows(x.shape, axes)
-        least, most = along.differences(*rows.ends(x, where))
-        ends = (rows.back(finish(-jax.nn.logsumexp(end, -1))) for end in (most, least))
-        return Interval(*(end if where is None else jnp.where(where, end, absent) for end in ends))
-
-    return bound
-
-
-def _variance(x, *, axes, keepdims):
-    """By its planes, and from below by the distance from equal entries: that of the centre less the radius."""
-    l, u = along.Rows(x.shape, axes).ends(x)
-    below, above = along.variance(l, u)
-    lower, upper = (
-        below.at(jnp.where(below.weights > 0, l, u)),
-        above.at(jnp.where(above.weights > 0, u, l)),
-    )
-    value, far = jnp.var(Interval(l, u).center, -1), Interval(l, u).radius.max(-1)
-    apart = value > far**2
-    nearest = jnp.where(apart, (jnp.sqrt(jnp.where(apart, value, 1)) - far) ** 2, 0)
-    shape = [1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes]
-    return Interval(jnp.fmax(lower, nearest).reshape(shape), upper.reshape(shape))
-
-
 def _normalised(x, r, *, limit):
     product = arithmetic.mul(x, r)
     within = lambda end: jnp.clip(end, -limit, limit)
@@ -245,11 +210,15 @@ def _normalised(x, r, *, limit):
 
 
 interval_rules |= {
+    activations.is_largest: IntervalRule(along.are_largest(1, count=False), (0,)),
+    activations.is_least: IntervalRule(along.are_largest(-1, count=False), (0,)),
+    activations.count_largest: IntervalRule(along.are_largest(1, count=True), (0,)),
+    activations.count_least: IntervalRule(along.are_largest(-1, count=True), (0,)),
     activations.normalised: IntervalRule(_normalised),
-    activations.variance: IntervalRule(_variance, (0,)),
-    activations.logsumexp: IntervalRule(_logsumexp, (0,)),
-    activations.softmax: IntervalRule(_softmax(jnp.exp, 0), (0,)),
-    activations.log_softmax: IntervalRule(_softmax(lambda z: z, -jnp.inf), (0,)),
+    activations.variance: IntervalRule(along.variance_image, (0,)),
+    activations.logsumexp: IntervalRule(along.logsumexp_image, (0,)),
+    activations.softmax: IntervalRule(along.softmax_image(jnp.exp, 0), (0,)),
+    activations.log_softmax: IntervalRule(along.softmax_image(lambda z: z, -jnp.inf), (0,)),
 }
 
 

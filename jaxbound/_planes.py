@@ -100,6 +100,32 @@ def power(x: Interval, y: Interval, image) -> Relaxation:
     )
 
 
+def angle(y, x, image) -> Relaxation:
+    """Planes of ``atan2(y, x)`` off the negative x-axis: the tangent at the centre, less or more what Taylor leaves.
+
+    The function is harmonic: its second derivative along any direction is at most ``1 / (x^2 + y^2)``.
+    """
+    uncertain = [isinstance(z, Interval) for z in (y, x)]
+    y, x = (z if isinstance(z, Interval) else Interval(z, z) for z in (y, x))
+    one_branch = (x.lower > 0) | (y.lower > 0) | (y.upper < 0)
+    (yc, yr), (xc, xr) = _bounded_part(y), _bounded_part(x)
+    near = [jnp.maximum(jnp.maximum(z.lower, -z.upper), 0) for z in (y, x)]
+    error = (xr**2 + yr**2) / (2 * (near[0] ** 2 + near[1] ** 2))
+    square = xc**2 + yc**2
+    found = one_branch & jnp.isfinite(_radius(y) + _radius(x))
+    found &= curves.all_finite(error, 1 / square) & (2 * error < image.upper - image.lower)
+    slopes = [jnp.where(found, slope, 0) for slope in (xc / square, -yc / square)]
+    parts = list(zip(slopes, (yc, xc), uncertain, strict=True))
+    slopes = [slope for slope, _, moves in parts if moves]
+    rest = jnp.arctan2(yc, xc) - sum(slope * center for slope, center, moves in parts if moves)
+
+    def plane(error, constant):
+        offset = jnp.where(found, rest + error, constant)
+        return lambda *z: sum(slope * a for slope, a in zip(slopes, z, strict=True)) + offset
+
+    return Relaxation(plane(-error, image.lower), plane(error, image.upper))
+
+
 def _radius(x: Interval):
     return jnp.where(curves.all_finite(x.lower, x.upper), x.radius, jnp.inf)
 

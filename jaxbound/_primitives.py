@@ -121,6 +121,7 @@ REWRITES: dict[Any, Callable[..., Any]] = {
         x, _scatter(lax.scatter_mul, jnp.ones_like(x), i, u, params)
     ),
     jp.min_p: lambda x, y, **_: lax.neg(lax.max(lax.neg(x), lax.neg(y))),
+    jp.cummin_p: lambda x, **params: lax.neg(jp.cummax_p.bind(lax.neg(x), **params)),
     jp.gather_p: _gather,
     jp.convert_element_type_p: lambda x, **_: lax.ne(x, jnp.zeros_like(x)),
     jp.stop_gradient_p: lambda x, **_: x,

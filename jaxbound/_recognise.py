@@ -17,7 +17,7 @@ from jaxbound._normalised import limit_normalised
 from jaxbound._primitives import COMMUTATIVE
 from jaxbound._program import Atom, Constant, Equation, Graph, Var
 
-REACH = 6  # equations from the last one of a pattern back to the sum over its axes
+REACH = 6  # equations from the last one of a pattern back to the sum or maximum over its axes
 
 
 def recognise(graph: Graph) -> Graph:
@@ -75,7 +75,7 @@ def _places(activation: Activation, eqn: Equation, producer: dict[Var, Equation]
         behind = [v for e in near for v in e.moving.values() if v in producer]
         near = [producer[v] for v in behind]
         for e in near:
-            if e.primitive is jp.reduce_sum_p:
+            if e.primitive in (jp.reduce_sum_p, jp.reduce_max_p):
                 found[e.moving[0].shape, e.params["axes"]] = None
     return [
         (shape, {"axes": axes} | options) for shape, axes in found for options in activation.options

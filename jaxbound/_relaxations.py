@@ -149,6 +149,12 @@ def _reduce_max(x, *, image, choice, axes, **_):
     return planes.greatest(along.Rows(x.shape, axes).last, (x,), image, choice)
 
 
+@register_relaxation(jp.cummax_p)
+def _cummax(x, *, image, choice, axis, reverse):
+    entries, valid = along.prefixes(x.shape, axis, reverse)
+    return planes.greatest(entries, (x,), image, choice, valid)
+
+
 @register_relaxation(jp.reduce_window_max_p)
 def _reduce_window_max(x, *, image, choice, **window):
     windows = functools.partial(choices.entries, **window)
@@ -200,6 +206,7 @@ def _power(x, y, *, image, choice, **params):
 _of_base = relaxations[jp.pow_p]
 def_lines(jp.pow_p, lambda fn, l, u, choice, *_, **__: curves.convex(fn, l, u))
 _of_exponent, relaxations[jp.pow_p] = relaxations[jp.pow_p], _power
+relaxations[jp.atan2_p] = lambda y, x, *, image, **_: planes.angle(y, x, image)
 
 
 # ---------------------------------------------------------------- along some axes
@@ -234,6 +241,15 @@ def _softmax_with(of_rows):
         return Relaxation(lower, upper)
 
     return relax
+
+
+@register_relaxation(jp.cumlogsumexp_p)
+def _cumlogsumexp(x, *, image, choice, axis, reverse):
+    entries, valid = along.prefixes(x.shape, axis, reverse)
+    ends = (jnp.where(valid, entries(end), -jnp.inf) for end in (x.lower, x.upper))
+    below, above = along.log_sum_exp(*ends)
+    below, above = below.otherwise(image.lower), above.otherwise(image.upper)
+    return Relaxation(lambda z: below.at(entries(z)), lambda z: above.at(entries(z)))
 
 
 relaxations[activations.logsumexp] = _reduced(along.log_sum_exp)

@@ -144,6 +144,36 @@ def test_forward_lines(name):
     assert np.isfinite([bounds.lower, bounds.upper]).all()
 
 
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: jax.lax.cummax(x) - x,
+        lambda x: jax.lax.cummin(x, reverse=True) - x,
+        lambda x: jax.lax.cumlogsumexp(x) - 0.5 * x,
+        lambda x: jnp.arctan2(x, 2 + x[::-1]) - 0.5 * x,
+        lambda x: jnp.arctan2(x, 2.0) - 0.5 * x,
+    ],
+)
+def test_lines_of_prefixes_and_angles(fn):
+    """Linear bounds know what the value shares with its operand."""
+    region = box([-0.1, 0.2, 0.1], [0.3, 0.6, 0.2])
+    of_interval, *others = by_every(fn, region)
+    for bounds in others:
+        assert (bounds.upper - bounds.lower).sum() < 0.75 * (
+            of_interval.upper - of_interval.lower
+        ).sum()
+
+
+def test_the_gradient_of_a_maximum():
+    """One entry is the largest: between 0 and 1, and decided where an entry is ahead of all others."""
+    grad = jax.grad(lambda x: x.max() + 3 * x[:2].min())
+    found = jb.ibp(grad, box([0, 1, 4, 3.0], [2, 3, 6, 5.0]))
+    np.testing.assert_allclose(found.lower, [0, 0, 0, 0])
+    np.testing.assert_allclose(found.upper, [3, 3, 1, 1])
+    found = jb.ibp(grad, box([0, 2, 4, 3.0], [1, 3, 6, 3.5]))
+    np.testing.assert_allclose([found.lower, found.upper], 2 * [[3, 0, 1, 0]])
+
+
 def test_a_pole_inside_is_unbounded():
     """Across a pole of tan, the ends' values mean nothing."""
     for bounds in (by["tan across a pole"] for by in found().values()):
