@@ -127,7 +127,7 @@ def largest(l, u):
 
 
 def prefixes(shape: tuple[int, ...], axis: int, reverse: bool):
-    """``entries(x)[..., i, ..., :]`` is all of the axis, for i along it; and which entries are up to i, or from it on."""
+    """``entries(x)[..., i, ..., :]`` is all of the axis, for i along it; and which of it are up to i, or from it on."""
     n = shape[axis]
     places = jnp.arange(n)
     found = (places[None] >= places[:, None]) if reverse else (places[None] <= places[:, None])
