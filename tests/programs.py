@@ -500,7 +500,7 @@ AFFINE_OF_TWO = {
     "join": lambda x, y: jnp.concatenate([x.ravel(), y.ravel()]),
     "where known": lambda x, y: jnp.where(np.arange(x.size).reshape(x.shape) % 2 == 0, x, y),
 }
-AFFINE = AFFINE_OF_ONE.keys() | AFFINE_OF_TWO.keys()
+AFFINE = AFFINE_OF_ONE | AFFINE_OF_TWO
 
 
 def scan(x):
@@ -672,6 +672,7 @@ RADII = {
     "large": (1, 3),
     "huge": (3, 6),
 }
+FAR = 1e6
 BOXES = (*RADII, "moderate", "wide", "kinks", "kinks", "one-sided", "fixed", "half-line")
 
 
@@ -709,8 +710,24 @@ def draw_regions(d: Draw, program: Program):
             center = np.nan_to_num(lower, neginf=-1.0)
             radius = [10 ** d.rng.uniform(*RADII.get(k, (-1, 1))) for k in kinds]
             radius = np.where(np.array(kinds) == "degenerate", 0, radius).astype(np.float32)
-            args.append(jb.LpBall(center, radius, p))
+            clip = draw_clip(d, center) if d.chance(0.3) else None
+            args.append(jb.LpBall(center, radius, p, clip))
     return args
+
+
+def draw_clip(d: Draw, center):
+    """A box around the centres, some at its ends, some elements fixed, some without an end."""
+    ends = []
+    for sign in (-1, 1):
+        away = 10 ** d.rng.uniform(-1, 1, center.shape) * (d.rng.uniform(size=center.shape) < 0.8)
+        away = np.where(d.rng.uniform(size=center.shape) < 0.1, np.inf, away)
+        ends.append(np.asarray(center + sign * away, np.float32))
+    return jb.Interval(np.minimum(ends[0], center), np.maximum(ends[1], center))
+
+
+def clipped(points, clip: jb.Interval | None, xp=np):
+    """Moves towards the centre only: what was in the ball stays there."""
+    return points if clip is None else xp.clip(points, clip.lower, clip.upper)
 
 
 def unit_ball(rng, size: int, count: int, p: float):
@@ -736,7 +753,8 @@ def draw_points(seed: int, args, count=96):
             shape = arg.center.shape[1:]
             unit = unit_ball(rng, math.prod(shape), count, arg.p).reshape(1, count, *shape)
             radius = np.asarray(arg.radius, float).reshape(-1, *[1] * (unit.ndim - 1))
-            points.append(arg.center.astype(float)[:, None] + radius * unit)
+            clip = jax.tree.map(lambda end: end.astype(float)[:, None], arg.clip)
+            points.append(clipped(arg.center.astype(float)[:, None] + radius * unit, clip))
         elif isinstance(arg, jb.Interval):
             shape = arg.lower.shape[1:]
             parts = rng.uniform(size=(count, *shape))
@@ -747,7 +765,7 @@ def draw_points(seed: int, args, count=96):
             parts[1 : 1 + len(chosen)] = chosen
             start += math.prod(shape)
             lower, upper = (
-                np.clip(np.asarray(e, float), -1e6, 1e6)[:, None] for e in (arg.lower, arg.upper)
+                np.clip(np.asarray(e, float), -FAR, FAR)[:, None] for e in (arg.lower, arg.upper)
             )
             points.append(np.clip(lower + parts * (upper - lower), lower, upper))
         else:
@@ -756,9 +774,9 @@ def draw_points(seed: int, args, count=96):
 
 
 def vertex(region, slope):
-    """The point of a region where the linear function of a slope is largest."""
+    """The point of a region where the linear function of a slope is largest, or one near it."""
     if isinstance(region, jb.Interval):
-        lower, upper = (jnp.clip(end, -1e6, 1e6) for end in (region.lower, region.upper))
+        lower, upper = (jnp.clip(end, -FAR, FAR) for end in (region.lower, region.upper))
         return jnp.where(slope > 0, upper, lower)
     if region.p == 1:
         largest = jnp.argmax(jnp.abs(slope).ravel())
@@ -769,7 +787,7 @@ def vertex(region, slope):
         size = jnp.abs(slope) / jnp.maximum(jnp.abs(slope).max(), 1e-300)
         way = size ** (1 / (region.p - 1)) * jnp.sign(slope)
         way = way / jnp.maximum((jnp.abs(way) ** region.p).sum() ** (1 / region.p), 1e-300)
-    return region.center + region.radius * (1 - 1e-12) * way
+    return clipped(region.center + region.radius * (1 - 1e-12) * way, region.clip, jnp)
 
 
 def explored(program: Program, args, points, targets):
@@ -881,7 +899,9 @@ def bounded(program: Program, args, calls, dtype: str, how: str):
 
     def every(*args):
         found = {name: bound(program, *args) for name, (bound, _) in calls.items()}
-        return found, magnitude(program, *args)
+        # Points lie this far out where an end is infinite.
+        near = jax.tree.map(lambda end: jnp.clip(end, -FAR, FAR), args)
+        return found, magnitude(program, *near)
 
     with precision(dtype):
         args = jax.tree.map(lambda x: jnp.asarray(x, dtype), args)
