@@ -148,9 +148,9 @@ def crown(
     Args:
       fn: function of one example (a batch is `jax.vmap`); normalisation is part of it.
       *args: pytrees. Every `Interval` or `LpBall` leaf is uncertain, all else is known.
-      relaxation: the lines of piecewise-linear activations: "adaptive" (least area, CROWN), "tight"
-        (nested, never worse than intervals; Lyu et al.), "parallel" (Fast-Lin), or "constant" (for
-        all activations: intervals). Or where free lines lie, in the form that `alphas` gives.
+      relaxation: the lines of piecewise-linear activations and maxima: "adaptive" (least area, CROWN),
+        "tight" (nested, never worse than intervals; Lyu et al.), "parallel" (Fast-Lin, CNN-Cert), or
+        "constant" (for all activations: intervals). Or where free lines lie, in the form of `alphas`.
       intermediates: optional dict from `intermediate_bounds`; intersected with what is found.
       chunk_size: how many rows walk back at once (at least those of one place in an image), or, in
         forward bounds, how many directions of the input walk up. By default what a CPU's cache holds,

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxbound import _curves as curves
@@ -163,41 +164,63 @@ def greatest(
 ) -> Relaxation:
     """Lines of ``max(windows(*x), -1)``, for a linear ``windows``; entries not ``valid`` do not count.
 
-    With any gamma between the largest lower end and the least upper end of those that can win, and
-    ``w = (u - gamma) / (u - l)``: ``sum w (z - l) + gamma`` is above every z, ``sum w z + eta`` below
-    the largest.
+    Above every entry lies ``sum w (z - l) + gamma`` with ``w = max(0, (u - gamma) / (u - l))``, for any gamma between
+    the largest lower and the largest upper end. Below the largest lies any mean of them, and so does ``sum w z``
+    with what the weights lack of 1 at the largest lower end, or exceed it by at the largest upper one.
 
-    References: Boopathy et al., arXiv 1811.12395; the offset eta with the largest lower end is tighter.
+    "adaptive" and "tight" take the gamma of least volume that stays in the interval, the second largest upper end;
+    and below one entry, that of the largest centre ("adaptive") or lower end ("tight"). "parallel" takes the same
+    weights on both sides, that add up to 1 if they can: CNN-Cert's.
+
+    References: Boopathy et al., arXiv 1811.12395.
     """
     l, u, bounded = _ends(windows, operands)
     most = jnp.max(jnp.where(valid, l, -jnp.inf), -1, keepdims=True)
     wins = valid & (u >= most)
+    bounded &= wins.any(-1)
     apart, known = wins & (u > l), wins & ~(u > l)
     inverse = jnp.where(apart, 1 / jnp.where(apart, u - l, 1), 0)
-    least = jnp.min(jnp.where(wins, u, jnp.inf), -1, keepdims=True)
-    gamma = jnp.clip(_level(u, inverse, most), most, least)
     count = jnp.maximum(known.sum(-1, keepdims=True), 1)
 
-    ends = most[..., 0], least[..., 0], gamma[..., 0]
-    levels = [choice.between(side, *ends) for side in ("lower", "upper")]
-
-    def weighed(level):
-        """Weights, and what they lack of 1."""
-        weights = jnp.where(apart, jnp.clip((u - level[..., None]) * inverse, 0, 1), 0)
+    def weighed(gamma):
+        weights = jnp.where(apart, jnp.clip((u - gamma) * inverse, 0, 1), 0)
         # Known entries can carry what is left of the weight.
         rest = jnp.clip(1 - weights.sum(-1, keepdims=True), 0, 1)
-        weights = jnp.where(known, rest / count, weights)
-        return weights, 1 - weights.sum(-1)
+        return jnp.where(known, rest / count, weights)
 
     def plane(weights, offset, constant):
         weights = jnp.where(bounded[..., None], weights, 0)
         offset = jnp.where(bounded, offset, constant)
         return lambda *xs: (weights * windows(*xs)).sum(-1) + offset
 
-    weights, surplus = weighed(levels[0])
-    highest = jnp.max(jnp.where(valid, u, -jnp.inf), -1)
-    lower = weights, jnp.where(surplus >= 0, most[..., 0], highest) * surplus, image.lower
-    if levels[1] is not levels[0]:
-        weights, _ = weighed(levels[1])
-    upper = weights, levels[1] - (weights * l).sum(-1), image.upper
-    return Relaxation(plane(*lower), plane(*upper))
+    least = jnp.min(jnp.where(wins, u, jnp.inf), -1, keepdims=True)
+    even = jnp.clip(_level(u, inverse, most), most, least)
+    first, second = _two_largest(jnp.where(wins, u, -jnp.inf))
+    usual = even if choice.kind == "parallel" else jnp.maximum(most, second)
+    gamma = choice.between("upper", *(level[..., 0] for level in (most, first, usual)))
+    weights = weighed(gamma[..., None])
+    upper = weights, gamma - (weights * l).sum(-1), image.upper
+
+    # From the entry of the largest lower end over that of the largest centre to even weights.
+    share = jnp.full_like(gamma, {"tight": 0, "adaptive": 0.5, "parallel": 1}[choice.kind])
+    share = choice.between("lower", jnp.zeros_like(gamma), 1, share)
+    parts = jnp.maximum(1 - 2 * share, 0), 1 - jnp.abs(2 * share - 1), jnp.maximum(2 * share - 1, 0)
+    weights = weighed(even)
+    lacking = 1 - weights.sum(-1)
+    offset = jnp.where(lacking >= 0, most[..., 0], first[..., 0]) * lacking
+    candidates = _peak(l, valid), _peak(l / 2 + u / 2, valid), weights
+    weights = sum(part[..., None] * each for part, each in zip(parts, candidates, strict=True))
+    offset = jnp.where(parts[2] > 0, parts[2] * offset, 0)
+    return Relaxation(plane(weights, offset, image.lower), plane(*upper))
+
+
+def _two_largest(z):
+    """Along the last axis, which stays."""
+    first = z.max(-1, keepdims=True)
+    return first, jnp.where(_peak(z) > 0, -jnp.inf, z).max(-1, keepdims=True)
+
+
+def _peak(z, valid: Any = True):
+    """1 at the largest valid entry of the last axis, else 0."""
+    largest = jnp.where(valid, z, -jnp.inf).argmax(-1)
+    return jax.nn.one_hot(largest, z.shape[-1], dtype=z.dtype)

@@ -368,15 +368,15 @@ def gathered(d: Draw, shape):
 
 
 def scattered(d: Draw, shape, how):
-    """Known places, repeated ones among them (set: once each)."""
-    count = d.integer(1, shape[0])
+    """Known places, repeated ones among them (set: once each; multiply too, else JAX has no derivative)."""
+    count, once = d.integer(1, shape[0]), how in ("set", "multiply")
     every = np.arange(shape[0], dtype=np.int32)
-    places = d.rng.permutation(every)[:count] if how == "set" else d.indices(shape[0], count)
+    places = d.rng.permutation(every)[:count] if once else d.indices(shape[0], count)
     constant, own = d.array(*shape), d.chance(0.5)
 
     def fn(x):
         updates = (2 * x if own else like(constant, x))[:count]
-        return getattr(x.at[places], how)(updates)
+        return getattr(x.at[places], how)(updates, unique_indices=once)
 
     return fn
 

@@ -21,6 +21,7 @@ from oracle import (
     KINDS,
     assert_contains,
     box,
+    by_every,
     magnitude,
     precision,
     samples,
@@ -496,6 +497,41 @@ def test_functions_of_arrays(name, dtype):
     walks = tuple(WALKS) if dtype == "float32" else ("crown adaptive",)
     # Every case has shapes of its own: operations that XLA compiles could not be shared.
     check(chained(fn, shape), boxes_around(shape, dtype), dtype, by_numpy, walks)
+
+
+def planes_of_a_maximum(region, kind):
+    """Slopes and offsets of the planes of ``max(z)``."""
+    lines = jb.linear_bounds(jnp.max, region, method=jb.crown_ibp, relaxation=kind)
+    return (lines.lower_coeffs[0], lines.lower_offset), (lines.upper_coeffs[0], lines.upper_offset)
+
+
+def test_planes_of_a_maximum():
+    """CNN-Cert's by an example; the others stay in the interval, and have no more volume."""
+    lower, upper = planes_of_a_maximum(box([0, 1, -1], [2, 3, 0.5]), "parallel")
+    np.testing.assert_allclose([*lower[0], lower[1]], [0.25, 0.75, 0, 0], atol=1e-6)
+    np.testing.assert_allclose([*upper[0], upper[1]], [0.25, 0.75, 0, 0.75], atol=1e-6)
+
+    l, u = np.sort(np.random.default_rng(0).normal(size=(2, 40, 4)), axis=0)
+    gap = {}
+    for kind in ("parallel", "adaptive", "tight"):
+        find = jax.vmap(functools.partial(planes_of_a_maximum, kind=kind))
+        lower, upper = jax.tree.map(np.asarray, find(box(l, u)))
+        gap[kind] = ((upper[0] - lower[0]) * (l + u) / 2).sum(1) + upper[1] - lower[1]
+        least = np.where(lower[0] > 0, l, u) * lower[0]
+        greatest = np.where(upper[0] > 0, u, l) * upper[0]
+        if kind != "parallel":
+            assert (greatest.sum(1) + upper[1] <= u.max(1) + 1e-5).all()
+        if kind == "tight":
+            assert (least.sum(1) + lower[1] >= l.max(1) - 1e-5).all()
+    assert (gap["adaptive"] <= gap["parallel"] + 1e-5).all()
+    assert gap["adaptive"].mean() < 0.9 * gap["parallel"].mean()
+
+
+def test_a_window_of_padding():
+    """Its maximum is -inf; the others are not spoilt."""
+    fn = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (2,), (2,), ((4, 0),))[1:]
+    for bounds in by_every(lambda x: fn(x)[1:] - x[:2], box([0, 1, 2, 3.0], [1, 3, 3, 4.0])):
+        assert np.isfinite([bounds.lower, bounds.upper]).all()
 
 
 # ---------------------------------------------------------------- completeness
