@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.extend.core import primitives as jp
@@ -127,7 +128,12 @@ def _moves(eqn: Equation, producer: Producer) -> bool:
     if eqn.primitive is jp.sub_p:
         subtracted = _value(eqn.inputs[1], producer)
         return subtracted is not None and not subtracted.any()
-    return eqn.primitive in MOVES
+    return eqn.primitive in MOVES and all(map(_is_float, (eqn.inputs[0], eqn.outputs[0])))
+
+
+def _is_float(atom: Atom) -> bool:
+    dtype = jnp.result_type(atom.value) if isinstance(atom, Constant) else atom.dtype
+    return jnp.issubdtype(dtype, jnp.floating)
 
 
 def _places(chain: list[Equation], shape: tuple[int, ...]) -> np.ndarray:

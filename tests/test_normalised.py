@@ -88,6 +88,7 @@ def test_limits(name):
         lambda x: x.reshape(6, 2).T * lax.rsqrt(mean_square(x, 1) + 0.1),
         lambda x: 2 * x * lax.rsqrt(mean_square(x[:, :3], 1) + 0.1),
         lambda x: x * lax.rsqrt(mean_square(x + 1, 1) + 0.1),
+        lambda x: x * lax.rsqrt(mean_square(x.astype(int).astype(x.dtype), 1) + 0.1),
         lambda x: x * (mean_square(x, 1) + 0.1) ** -1,
         lambda x: x * lax.rsqrt((x**4).mean(1, keepdims=True) + 0.1),
         lambda x: x * lax.rsqrt(mean_square(x, 1) / -2 + 8.0),
