@@ -128,12 +128,17 @@ def _moves(eqn: Equation, producer: Producer) -> bool:
     if eqn.primitive is jp.sub_p:
         subtracted = _value(eqn.inputs[1], producer)
         return subtracted is not None and not subtracted.any()
-    return eqn.primitive in MOVES and all(map(_is_float, (eqn.inputs[0], eqn.outputs[0])))
+    if eqn.primitive is jp.convert_element_type_p:
+        return _rounds(eqn.inputs[0], eqn.outputs[0])
+    return eqn.primitive in MOVES
 
 
-def _is_float(atom: Atom) -> bool:
-    dtype = jnp.result_type(atom.value) if isinstance(atom, Constant) else atom.dtype
-    return jnp.issubdtype(dtype, jnp.floating)
+def _rounds(before: Atom, after: Atom) -> bool:
+    """Whether a cast keeps values but for their last places: what is small stays there."""
+    old = jnp.result_type(before.value) if isinstance(before, Constant) else before.dtype
+    if not (isinstance(after, Var) and after.is_float and jnp.issubdtype(old, jnp.floating)):
+        return False
+    return bool(jnp.finfo(after.dtype).tiny <= jnp.finfo(old).tiny)
 
 
 def _places(chain: list[Equation], shape: tuple[int, ...]) -> np.ndarray:
@@ -205,7 +210,8 @@ def _reduction(atom: Atom, producer: Producer) -> Reduction | None:
             chain.append(eqn)
         elif eqn.primitive in EXPONENTS and i == 0:
             power *= EXPONENTS[eqn.primitive](*constants, **eqn.params)
-            if power == 1:  # the root of a square is not itself
+            # The root of a square is not itself; and what was divided before is no mean.
+            if power == 1 or scale != 1:
                 return None
         elif eqn.primitive is jp.div_p and power in (1, -0.5) and _is_positive(constants[0]):
             scale *= float(constants[0])

@@ -7,6 +7,7 @@ by element.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -109,16 +110,21 @@ def angle(y, x, image) -> Relaxation:
     uncertain = [isinstance(z, Interval) for z in (y, x)]
     y, x = (z if isinstance(z, Interval) else Interval(z, z) for z in (y, x))
     one_branch = (x.lower > 0) | (y.lower > 0) | (y.upper < 0)
+    # Only the shape of the box counts: its squares neither overflow nor vanish.
+    largest = jnp.maximum(*(jnp.maximum(-z.lower, z.upper) for z in (y, x)))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    y, x = (Interval(z.lower / scale, z.upper / scale) for z in (y, x))
     (yc, yr), (xc, xr) = _bounded_part(y), _bounded_part(x)
     near = [jnp.maximum(jnp.maximum(z.lower, -z.upper), 0) for z in (y, x)]
-    error = (xr**2 + yr**2) / (2 * (near[0] ** 2 + near[1] ** 2))
-    square = xc**2 + yc**2
+    distance, square = near[0] ** 2 + near[1] ** 2, yc**2 + xc**2
+    error, info = (xr**2 + yr**2) / (2 * distance), jnp.finfo(square.dtype)
     found = one_branch & jnp.isfinite(_radius(y) + _radius(x))
-    found &= curves.all_finite(error, 1 / square) & (2 * error < image.upper - image.lower)
+    found &= (distance > jnp.sqrt(info.tiny)) & (scale < info.eps / info.tiny)  # and slopes do not
+    found &= curves.all_finite(error, 1 / scale / square) & (2 * error < image.upper - image.lower)
     slopes = [jnp.where(found, slope, 0) for slope in (xc / square, -yc / square)]
     parts = list(zip(slopes, (yc, xc), uncertain, strict=True))
-    slopes = [slope for slope, _, moves in parts if moves]
     rest = jnp.arctan2(yc, xc) - sum(slope * center for slope, center, moves in parts if moves)
+    slopes = [slope / scale for slope, _, moves in parts if moves]
 
     def plane(error, constant):
         offset = jnp.where(found, rest + error, constant)
@@ -178,15 +184,8 @@ def greatest(
     most = jnp.max(jnp.where(valid, l, -jnp.inf), -1, keepdims=True)
     wins = valid & (u >= most)
     bounded &= wins.any(-1)
-    apart, known = wins & (u > l), wins & ~(u > l)
-    inverse = jnp.where(apart, 1 / jnp.where(apart, u - l, 1), 0)
-    count = jnp.maximum(known.sum(-1, keepdims=True), 1)
-
-    def weighed(gamma):
-        weights = jnp.where(apart, jnp.clip((u - gamma) * inverse, 0, 1), 0)
-        # Known entries can carry what is left of the weight.
-        rest = jnp.clip(1 - weights.sum(-1, keepdims=True), 0, 1)
-        return jnp.where(known, rest / count, weights)
+    inverse = jnp.where(wins & (u > l), 1 / jnp.where(u > l, u - l, 1), 0)
+    weighed = functools.partial(_weights, u, inverse, wins & ~(u > l))
 
     def plane(weights, offset, constant):
         weights = jnp.where(bounded[..., None], weights, 0)
@@ -212,6 +211,13 @@ def greatest(
     weights = sum(part[..., None] * each for part, each in zip(parts, candidates, strict=True))
     offset = jnp.where(parts[2] > 0, parts[2] * offset, 0)
     return Relaxation(plane(weights, offset, image.lower), plane(*upper))
+
+
+def _weights(u, inverse, known, gamma):
+    weights = jnp.where(inverse > 0, jnp.clip((u - gamma) * inverse, 0, 1), 0)
+    # Known entries can carry what is left of the weight.
+    rest = jnp.clip(1 - weights.sum(-1, keepdims=True), 0, 1)
+    return jnp.where(known, rest / jnp.maximum(known.sum(-1, keepdims=True), 1), weights)
 
 
 def _two_largest(z):

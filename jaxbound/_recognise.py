@@ -114,7 +114,8 @@ def _unify(want: Atom, have: Atom, bound, made, producer) -> bool:
     if want.uncertain != have.uncertain:
         return False
     if want not in made:  # an input of the pattern
-        fits = not isinstance(have, Var) or not want.uncertain or want.shape == have.shape
+        same_type = lambda: (want.shape, want.dtype) == (have.shape, have.dtype)  # pyright: ignore
+        fits = not isinstance(have, Var) or not want.uncertain or same_type()
         return fits and _same(bound.setdefault(want, have), have)
     mine, theirs = made[want], producer.get(have) if isinstance(have, Var) else None
     if (

@@ -174,6 +174,32 @@ def test_the_gradient_of_a_maximum():
     np.testing.assert_allclose([found.lower, found.upper], 2 * [[3, 0, 1, 0]])
 
 
+@pytest.mark.parametrize("scale", [1e-34, 1e-19, 1.0, 1e19, 3e37])
+def test_angles_of_any_length(scale):
+    """Squares of lengths overflow and vanish: their ratios count."""
+    ends = np.array([[[1, 1], [1, 2.5]], [[-2.38, -0.85], [-1.37, 0.91]], [[-0.1, 1e-3], [0.1, 9]]])
+    region = box(ends[:, 0] * scale, ends[:, 1] * scale)
+    fn = lambda z: jnp.arctan2(z[:, 0], z[:, 1])
+    # In float64, of the ends as float32 has them.
+    lower, upper = (np.asarray(end, np.float64) for end in (region.lower, region.upper))
+    shares = samples(box(np.zeros((3, 2)), np.ones((3, 2))))
+    points = lower + shares * (upper - lower)
+    inside = np.arctan2(points[..., 0], points[..., 1])
+    for bounds in by_every(fn, region):
+        assert_contains(bounds, inside, 1e-5, scale)
+
+
+def test_where_the_largest_is_of_another_type():
+    """Only what has the type of its operand is recognised."""
+    for before, after in (("float32", "bfloat16"), ("int32", "float32")):
+        fn = lambda x, a=before, b=after: (
+            (x.astype(a) == x.astype(a).max().reshape(1)).astype(b) * jnp.asarray(2, b)
+        ).astype("float32")
+        for bounds in by_every(fn, box([0, 1, 4], [2, 3, 6]), methods=(jb.ibp, jb.crown)):
+            assert (bounds.lower <= fn(jnp.array([0, 1, 4.0]))).all()
+            assert (bounds.upper >= fn(jnp.array([2, 1, 4.0]))).all()
+
+
 def test_a_pole_inside_is_unbounded():
     """Across a pole of tan, the ends' values mean nothing."""
     for bounds in (by["tan across a pole"] for by in found().values()):
