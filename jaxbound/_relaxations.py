@@ -184,9 +184,11 @@ for _p in (jp.mul_p, jp.dot_general_p, jp.conv_general_dilated_p):
 
 @register_relaxation(activations.normalised)
 def _normalised(x, r, *, image, choice, limit):
-    """The product's planes; the limit where they are beyond it at the centre."""
+    """The product's planes; the interval where these are beyond the limit half-way out, as operands are on average."""
     product = planes.bilinear(jnp.multiply, x, r, image, choice)
     lower, upper = (plane(x.center, r.center) for plane in (product.lower, product.upper))
+    apart = (x.radius * jnp.abs(r.center) + jnp.abs(x.center) * r.radius) / 2
+    lower, upper = lower - apart, upper + apart
     within = lambda keep, plane, end: lambda *z: jnp.where(keep, plane(*z), end)
     return dataclasses.replace(
         product,
