@@ -25,6 +25,15 @@ def sub(x, y, **_):
     return Interval(lax.sub(xl, yu), lax.sub(xu, yl))
 
 
+def decreasing(primitive) -> Callable[..., Interval]:
+    """Never increasing: the ends change places."""
+
+    def bound(x, **params):
+        return Interval(*(primitive.bind(end, **params) for end in (x.upper, x.lower)))
+
+    return bound
+
+
 def is_nan(x: Interval) -> Interval:
     """Impossible between finite ends."""
     return Interval(jnp.zeros(x.shape, bool), ~(jnp.isfinite(x.lower) & jnp.isfinite(x.upper)))
@@ -55,10 +64,37 @@ def mul(x, y, **_):
 
 
 def div(x, y, **_):
-    # Only by known values: the trace turns the rest into a product with a reciprocal.
-    if jnp.issubdtype(x.dtype, jnp.integer):
+    """Extreme at the ends of both operands; unbounded where the divisor may be 0.
+
+    By a known divisor it is also right for the coefficients of linear bounds, where l > u occurs.
+    """
+    (xl, xu), (yl, yu) = ends(x), ends(y)
+    if jnp.issubdtype(jnp.result_type(xl), jnp.integer):
         return image(lambda z: lax.div(z, y), x)
-    return mul(x, lax.div(jnp.ones_like(y), y))
+    pole = (yl <= 0) & (yu >= 0)
+    yl, yu = (jnp.where(pole, jnp.ones_like(end), end) for end in (yl, yu))
+    if not isinstance(y, Interval):
+        low, high, ahead = lax.div(*same_shape(xl, yl)), lax.div(*same_shape(xu, yl)), yl > 0
+        low, high = jnp.where(ahead, low, high), jnp.where(ahead, high, low)
+    else:
+        quotients = [
+            _over(*same_shape(a, b))
+            for a in {id(e): e for e in (xl, xu)}.values()
+            for b in (yl, yu)
+        ]
+        low, high = _fold(lax.min, quotients), _fold(lax.max, quotients)
+    return Interval(jnp.where(pole, -jnp.inf, low), jnp.where(pole, jnp.inf, high))
+
+
+def _over(a, b):
+    """``a / b``; 0 for two infinite ends, which every finite ``a`` tends to."""
+    both = jnp.isinf(a) & jnp.isinf(b)
+    return jnp.where(both, 0, lax.div(jnp.where(both, 0, a), b))
+
+
+def same_shape(*arrays):
+    """Scalars beside arrays, as literals of a program are."""
+    return jnp.broadcast_arrays(*arrays)
 
 
 def rem(x, y, **_):
@@ -172,13 +208,23 @@ def integer_pow(x, *, y, **_):
 
 
 def power(x, y, **_):
-    # Defined on x >= 0 for every exponent; monotone there in x for each y, and in y for each x.
-    values = [lax.pow(base, exponent) for base in ends(x) for exponent in ends(y)]
-    inside = ends(x)[0] >= 0
-    return Interval(
-        jnp.where(inside, _fold(lax.min, values), -jnp.inf),
-        jnp.where(inside, _fold(lax.max, values), jnp.inf),
-    )
+    """Monotone on x >= 0, in x for each y and in y for each x; elsewhere defined for integers y alone."""
+    (xl, xu), inside = ends(x), ends(x)[0] >= 0
+    values = [lax.pow(base, exponent) for base in (xl, xu) for exponent in ends(y)]
+    lower, upper = _fold(lax.min, values), _fold(lax.max, values)
+    if not isinstance(y, Interval):
+        found, whole = _whole_power(x, lax.stop_gradient(y)), y == jnp.round(y)
+        inside |= whole
+        lower, upper = jnp.where(whole, found.lower, lower), jnp.where(whole, found.upper, upper)
+    return Interval(jnp.where(inside, lower, -jnp.inf), jnp.where(inside, upper, jnp.inf))
+
+
+def _whole_power(x: Interval, y) -> Interval:
+    """Of known integers y: even powers turn at 0, negative ones have a pole there."""
+    pole = (y < 0) & (x.lower <= 0) & (x.upper >= 0)
+    away = Interval(*(jnp.where(pole, 1, end) for end in (x.lower, x.upper)))
+    found = image(lambda z: lax.pow(z, y), away, 0.0)
+    return Interval(jnp.where(pole, -jnp.inf, found.lower), jnp.where(pole, jnp.inf, found.upper))
 
 
 def compare(definitely, possibly):

@@ -32,7 +32,7 @@ def walk_back(
       offset: ``[K]``.
       env: the values of known variables.
       relax: gives the relaxation of a non-linear equation; None: the rows stay at its outputs.
-      visit: sees the rows and the offset behind every relaxation: a bound as well.
+      visit: sees the rows and the offset before and behind every relaxation: a bound as well.
 
     Returns:
       ``ends, offset [K]`` with ``sum_v ends[v] . v + offset`` below the value of the start; the keys of
@@ -45,6 +45,8 @@ def walk_back(
         if not hit:
             continue
         linear = linear_operands(eqn)
+        if linear is None and relax is not None:
+            visit(ends | live | hit, offset)
         # Each value's rows in its own type: offsets and sums are in the widest on the way.
         outs = [
             jnp.asarray(hit.get(v, jnp.zeros((count, *v.shape), v.dtype)), v.dtype)

@@ -33,6 +33,7 @@ def prepare(
     chunk_size=None,
     capacity=None,
     early=False,
+    published=False,
     search=None,
     before: Callable[[Walk, Var], None] = lambda walk, var: None,
 ) -> Walk:
@@ -50,7 +51,8 @@ def prepare(
         for var, x in zip(graph.inputs, leaves, strict=True)
     }
     lines, limits = _lines(graph, relaxation), _capacities(graph, capacity)
-    walk = Walk(graph, regions, env, *lines, chunk_size, examples(args), limits, early, search)
+    options = (chunk_size, examples(args), limits, early, published, search)
+    walk = Walk(graph, regions, env, *lines, *options)
     given = intervals_of(graph, intermediates)
     levels = exactness(graph, regions, restart=False)
 

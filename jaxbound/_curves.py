@@ -165,11 +165,15 @@ def _slope(fn: Function, a, b):
 
 
 def convex(fn: Function, l, u, tangent_at=None) -> Lines:
-    """Below: a tangent (at the centre unless told). Above: the chord."""
+    """Below: a tangent (at the centre unless told). Above: the chord.
+
+    A tangent that is too flat for its number type has the slope 0: then it lies below an end, or nearly.
+    """
     z = 0.5 * l + 0.5 * u if tangent_at is None else tangent_at
     lower_slope, upper_slope = derivative(fn)(z), chord(fn, l, u)
-    above = jnp.maximum(fn(l) - upper_slope * l, fn(u) - upper_slope * u)
-    return Lines(lower_slope, fn(z) - lower_slope * z, upper_slope, above)
+    lines = _intercepts(fn, lower_slope, upper_slope, [l, u])
+    below = _first_least(fn(z) - lower_slope * z, lines.lower_intercept)
+    return lines._replace(lower_intercept=below)
 
 
 def negated(lines: Lines) -> Lines:

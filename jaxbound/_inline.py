@@ -94,7 +94,8 @@ class _Program:
         if name in CONTROL:
             return CONTROL[name](Site(call, self.value), operands, **eqn.params)
         itself = len(eqn.invars[0].aval.shape) if operands[0] is operands[-1] else None
-        simpler = rewrite(eqn.primitive, uncertain, eqn.params, itself)
+        value = lambda position: self.value(operands[position])
+        simpler = rewrite(eqn.primitive, uncertain, eqn.params, itself, value)
         if simpler is None:
             return None
         return call(functools.partial(simpler, **eqn.params), *operands)

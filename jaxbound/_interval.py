@@ -44,7 +44,17 @@ class Interval:
 
     @property
     def radius(self):
-        return 0.5 * self.upper - 0.5 * self.lower
+        """Half the width; never less than what halving two ends may have lost."""
+        lost = 2 * smallest(self.dtype)
+        size = jnp.maximum(jnp.abs(self.lower), jnp.abs(self.upper))
+        vanishing = (size > 0) & (size < 2 * lost)
+        return jnp.where(vanishing, lost, 0.5 * self.upper - 0.5 * self.lower)
+
+
+def smallest(dtype) -> float:
+    """The least positive number that arithmetic keeps: float16 alone computes with subnormal numbers."""
+    info = jnp.finfo(dtype)
+    return float(info.smallest_subnormal if info.dtype == np.float16 else info.tiny)
 
 
 def outward(lower, upper) -> Interval:
@@ -97,10 +107,17 @@ def intersect(bounds, *others):
 
 
 def supersede(interval: Interval, other: Interval) -> Interval:
-    """``other`` where it is bounded, else ``interval``; ordered, should rounding cross the ends."""
+    """``other`` where it is bounded, else ``interval``."""
     lower = jnp.where(jnp.isfinite(other.lower), other.lower, interval.lower)
     upper = jnp.where(jnp.isfinite(other.upper), other.upper, interval.upper)
-    return Interval(jnp.minimum(lower, upper), jnp.maximum(lower, upper))
+    return ordered(Interval(lower, upper))
+
+
+def ordered(interval: Interval) -> Interval:
+    """Exchanges ends that rounding has crossed; equal ends keep their own gradients."""
+    lower, upper = interval.lower, interval.upper
+    crossed = lower > upper
+    return Interval(jnp.where(crossed, upper, lower), jnp.where(crossed, lower, upper))
 
 
 def concrete(x) -> np.ndarray | None:

@@ -127,7 +127,8 @@ interval_rules |= {
     jp.convert_element_type_p: IntervalRule(integers.convert),
     jp.rsqrt_p: IntervalRule(arithmetic.rsqrt),
     jp.mul_p: IntervalRule(arithmetic.mul),
-    jp.div_p: IntervalRule(arithmetic.div, (0,)),
+    jp.div_p: IntervalRule(arithmetic.div),
+    jp.erfc_p: IntervalRule(arithmetic.decreasing(jp.erfc_p)),
     jp.rem_p: IntervalRule(arithmetic.rem, (0,)),
 }
 for _p in (jp.dot_general_p, jp.conv_general_dilated_p):

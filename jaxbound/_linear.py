@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbound._interval import Interval, outward
+from jaxbound._interval import Interval, ordered, outward
 from jaxbound._regions import LpBall, Region, check_region, enclosing_box
 
 
@@ -74,7 +74,7 @@ def concretize(linear: LinearBounds, *regions: Region) -> Interval:
             for c in (linear.lower_coeffs[index], linear.upper_coeffs[index])
         )
         lower, upper = lower - support(region, -low), upper + support(region, high)
-    return outward(lower, upper)
+    return ordered(outward(lower, upper))
 
 
 def support(region: Region, coeffs, axis: int = -1):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import primitives as jp
 
 from jaxbound import _activations as activations
@@ -51,14 +52,29 @@ def _integer_pow(fn, l, u, choice, *, y, **_):
     lines = _convex(fn, l, u, choice)
     if y > 0 or y % 2 == 0:
         return lines
-    below = _concave(fn, l, u, choice)  # odd negative powers left of the pole
-    return curves.Lines(*(jnp.where(u < 0, a, b) for a, b in zip(below, lines, strict=True)))
+    return _where(u < 0, _concave(fn, l, u, choice), lines)  # odd negative powers
 
 
 def _pow(fn, l, u, choice, exponent, **_):
-    bulges = (exponent > 0) & (exponent < 1)
-    pairs = zip(_concave(fn, l, u, choice), _convex(fn, l, u, choice), strict=True)
-    return curves.Lines(*(jnp.where(bulges, a, b) for a, b in pairs))
+    """Concave between the powers 0 and 1, and at odd powers left of 0; else convex."""
+    odd, negative = jnp.abs(lax.rem(exponent, jnp.full_like(exponent, 2))) == 1, exponent < 0
+    bulges = jnp.where(negative, odd & (u < 0), exponent < 1)
+    return _where(odd & ~negative, _turned(fn, l, u, choice), _bulging(bulges, fn, l, u, choice))
+
+
+def _over(fn, l, u, choice, known, **_):
+    """A known number over one that is never 0."""
+    return _bulging((known < 0) != (u < 0), fn, l, u, choice)
+
+
+def _bulging(where, fn, l, u, choice):
+    """Concave there, convex elsewhere."""
+    return _where(where, _concave(fn, l, u, choice), _convex(fn, l, u, choice))
+
+
+def _where(condition, first, second):
+    pairs = zip(first, second, strict=True)
+    return curves.Lines(*(jnp.where(condition, a, b) for a, b in pairs))
 
 
 def _wavy(*bends: float, first: int):
@@ -69,8 +85,7 @@ def _elu(fn, l, u, choice, alpha, **_):
     value = concrete(alpha)
     if value is not None and (value >= 0).all() and (value <= 1).all():
         return _convex(fn, l, u, choice)
-    pairs = zip(*(curves.wavy(fn, l, u, (0.0,), first, choice) for first in (1, -1)), strict=True)
-    return curves.Lines(*(jnp.where(alpha >= 0, a, b) for a, b in pairs))
+    return _where(alpha >= 0, *(curves.wavy(fn, l, u, (0.0,), first, choice) for first in (1, -1)))
 
 
 def _wave(peak: float):
@@ -95,10 +110,11 @@ LINES: dict[Any, Callable[..., curves.Lines]] = {
         ),
         _s_shaped,
     ),
-    **dict.fromkeys((jp.sinh_p, jp.asin_p, jp.atanh_p, jp.erf_inv_p), _turned),
+    **dict.fromkeys((jp.sinh_p, jp.asin_p, jp.atanh_p, jp.erf_inv_p, jp.erfc_p), _turned),
     jp.exp_p: _exp,
     jp.integer_pow_p: _integer_pow,
     jp.pow_p: _pow,
+    jp.div_p: _over,
     jp.sin_p: _wave(math.pi / 2),
     jp.cos_p: _wave(0.0),
     jp.tan_p: lambda fn, l, u, choice, **_: waves.tangent(fn, l, u),

@@ -63,7 +63,7 @@ def ibp(fn, *args, intermediates=None, chunk_size=None):
     return _bound(ibp, fn, args, intermediates=intermediates, chunk_size=chunk_size)
 
 
-def lbp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None):
+def lbp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None, published=False):
     """Forward linear bound propagation: ``lower <= fn(x) <= upper`` in the regions.
 
     Every value is kept between two affine functions of the inputs. Where the coefficients of all
@@ -80,11 +80,25 @@ def lbp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None):
     References: Lyu et al., arXiv 2104.00447; Weng et al., arXiv 1804.09699.
     """
     return _bound(
-        lbp, fn, args, relaxation=relaxation, intermediates=intermediates, chunk_size=chunk_size
+        lbp,
+        fn,
+        args,
+        relaxation=relaxation,
+        intermediates=intermediates,
+        chunk_size=chunk_size,
+        published=published,
     )
 
 
-def crown_ibp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None, early=False):
+def crown_ibp(
+    fn,
+    *args,
+    relaxation="adaptive",
+    intermediates=None,
+    chunk_size=None,
+    early=False,
+    published=False,
+):
     """CROWN-IBP: ``lower <= fn(x) <= upper``; intervals inside, one walk back from the output.
 
     Arguments, result and errors as in `crown`.
@@ -106,10 +120,19 @@ def crown_ibp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=N
         intermediates=intermediates,
         chunk_size=chunk_size,
         early=early,
+        published=published,
     )
 
 
-def crown_lbp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None, early=False):
+def crown_lbp(
+    fn,
+    *args,
+    relaxation="adaptive",
+    intermediates=None,
+    chunk_size=None,
+    early=False,
+    published=False,
+):
     """CROWN-LBP: ``lower <= fn(x) <= upper``; forward linear bounds inside, one walk back from the output.
 
     Arguments, result and errors as in `crown`.
@@ -131,6 +154,7 @@ def crown_lbp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=N
         intermediates=intermediates,
         chunk_size=chunk_size,
         early=early,
+        published=published,
     )
 
 
@@ -142,6 +166,7 @@ def crown(
     chunk_size=None,
     capacity=None,
     early=False,
+    published=False,
 ):
     """CROWN: ``lower <= fn(x) <= upper`` for all x in the arguments' regions; everything by walking back.
 
@@ -158,8 +183,10 @@ def crown(
       capacity: how many elements of each operand of a non-linear equation walk back, of those whose
         lines are not exact yet; the others keep their intervals, which is sound if there are more.
         An integer, or one per name as `capacities` gives them; None: all elements.
-      early: also takes the bound where every row meets the known interval of a layer, and keeps the best
-        (DeepPoly): between the same intermediate bounds never looser. Helps on certified networks.
+      early: also takes the bound where every row meets the known interval of a layer, before and behind its
+        non-linear function, and keeps the best (DeepPoly): between the same intermediate bounds never looser.
+      published: keeps to the published method: what walks back replaces the interval that is known otherwise.
+        By default both count, so that no element is looser than by `ibp`. Training losses keep to it.
 
     Returns:
       `Interval`s in the tree and shapes of ``fn``'s output. The guarantee is for real arithmetic on
@@ -187,6 +214,7 @@ def crown(
         chunk_size=chunk_size,
         capacity=capacity,
         early=early,
+        published=published,
     )
 
 

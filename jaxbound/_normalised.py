@@ -35,16 +35,29 @@ MOVES = {
 
 
 def limit_normalised(graph: Graph) -> Graph:
-    """Products of a value and the inverse root of its mean square are given their limit."""
+    """Products of a value and the inverse root of its mean square are given their limit.
+
+    Divisions are looked at as products with an inverse, and stay divisions where no limit is found.
+    """
     producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
-    found = [eqn for each in graph.equations for eqn in _limited(each, producer)]
+    found: list[Equation] = []
+    for eqn in graph.equations:
+        if eqn.primitive is not jp.div_p or not eqn.inputs[1].uncertain:
+            found += _limited(eqn, producer) or [eqn]
+            continue
+        inverse = _applied(eqn, eqn.inputs[1], primitive=jp.integer_pow_p, params={"y": -1})
+        product = dataclasses.replace(
+            eqn, primitive=jp.mul_p, inputs=(eqn.inputs[0], inverse.outputs[0]), params={}
+        )
+        producer |= {inverse.outputs[0]: inverse, eqn.outputs[0]: product}
+        found += [inverse, *(_limited(product, producer) or [eqn])]
     return dataclasses.replace(graph, equations=tuple(found))
 
 
-def _limited(eqn: Equation, producer: Producer) -> list[Equation]:
-    """The equation, or a product with a limit, and those with the known factors."""
+def _limited(eqn: Equation, producer: Producer) -> list[Equation] | None:
+    """A product with a limit, and those with the known factors."""
     if eqn.primitive is not jp.mul_p or len(eqn.moving) < 2:
-        return [eqn]
+        return None
     factors = [_factors(atom, producer) for atom in eqn.inputs]
     for (x, known), (r, scales) in (factors, factors[::-1]):
         limit = _limit(x, r, producer)
@@ -56,13 +69,13 @@ def _limited(eqn: Equation, producer: Producer) -> list[Equation]:
             products.append(_applied(eqn, products[-1].outputs[0], scale))
         products[-1] = dataclasses.replace(products[-1], outputs=eqn.outputs)
         return products
-    return [eqn]
+    return None
 
 
-def _applied(eqn: Equation, *atoms: Atom) -> Equation:
+def _applied(eqn: Equation, *atoms: Atom, **changes) -> Equation:
     shape = np.broadcast_shapes(*map(shape_of, atoms))
     out = Var(shape, eqn.outputs[0].dtype, True)
-    return dataclasses.replace(eqn, inputs=atoms, outputs=(out,))
+    return dataclasses.replace(eqn, inputs=atoms, outputs=(out,), **changes)
 
 
 def _factors(atom: Atom, producer: Producer) -> tuple[Atom, list[Atom]]:
@@ -213,7 +226,12 @@ def _reduction(atom: Atom, producer: Producer) -> Reduction | None:
             # The root of a square is not itself; and what was divided before is no mean.
             if power == 1 or scale != 1:
                 return None
-        elif eqn.primitive is jp.div_p and power in (1, -0.5) and _is_positive(constants[0]):
+        elif (
+            eqn.primitive is jp.div_p
+            and i == 0
+            and power in (1, -0.5)
+            and _is_positive(constants[0])
+        ):
             scale *= float(constants[0])
         elif not (power < 0 and constants and _adds(eqn, constants[0])):
             return None

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbound import _curves as curves
-from jaxbound._interval import Interval
+from jaxbound._interval import Interval, smallest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +102,50 @@ def power(x: Interval, y: Interval, image) -> Relaxation:
     )
 
 
+def quotient(x: Interval, y: Interval, image, choice: curves.Choice) -> Relaxation:
+    """Planes of ``x / y`` where y keeps its sign: those of the product of x and r, in the lines of ``r = 1 / y``.
+
+    In units of the largest ``|y|``, so that r lies above 1 and cannot vanish; where a slope does, the
+    interval takes over.
+    """
+    sign = jnp.where(y.upper < 0, -1, 1).astype(y.dtype)
+    near, unit = jnp.minimum(jnp.abs(y.lower), jnp.abs(y.upper)), _largest(y)
+    one_sign = ((y.lower > 0) | (y.upper < 0)) & jnp.isfinite(unit)
+    unit = jnp.where(one_sign, unit, 1)
+    near = jnp.where(one_sign, near / unit, 1)
+    # x / y = (sign x / unit) / (|y| / unit)
+    scale = sign * unit
+    (xc, xr), least = _bounded_part(x), smallest(x.dtype) / jnp.finfo(x.dtype).eps
+    xc, xr = xc / scale, xr / unit
+    r = Interval(jnp.ones_like(near), 1 / near)
+    rc, rr = r.center, r.radius
+    lines = curves.convex(lambda z: 1 / z, near, jnp.ones_like(near))
+    found = one_sign & jnp.isfinite(_radius(x)) & curves.all_finite(rr, *lines)
+    found &= (jnp.abs(xc) + xr >= least) | (_largest(x) == 0)
+
+    def side(name, constant, below):
+        tilt = choice.between(name, -jnp.ones_like(constant), 1.0, jnp.zeros_like(constant))
+        of_x, of_r = rc + tilt * rr, xc + (tilt if below else -tilt) * xr
+        reach = -xr * rr if below else xr * rr
+        rest = reach - xc * rc - tilt * (xc * rr + (xr if below else -xr) * rc)
+        rises = (of_r >= 0) == below
+        of_y = of_r * jnp.where(rises, lines.lower_slope, lines.upper_slope)
+        rest += of_r * jnp.where(rises, lines.lower_intercept, lines.upper_intercept)
+        slopes = [of_x / scale, of_y / scale]
+        kept = found & curves.all_finite(*slopes, rest)
+        for whole, slope in zip((of_x, of_y), slopes, strict=True):
+            kept &= (whole == 0) | (jnp.abs(slope) >= smallest(x.dtype))
+        slopes = [jnp.where(kept, slope, 0) for slope in slopes]
+        rest = jnp.where(kept, rest, constant)
+        return lambda a, b: slopes[0] * a + slopes[1] * b + rest
+
+    return Relaxation(side("lower", image.lower, True), side("upper", image.upper, False))
+
+
+def _largest(x: Interval):
+    return jnp.maximum(jnp.abs(x.lower), jnp.abs(x.upper))
+
+
 def angle(y, x, image) -> Relaxation:
     """Planes of ``atan2(y, x)`` off the negative x-axis: the tangent at the centre, less or more what Taylor leaves.
 
@@ -111,7 +155,7 @@ def angle(y, x, image) -> Relaxation:
     y, x = (z if isinstance(z, Interval) else Interval(z, z) for z in (y, x))
     one_branch = (x.lower > 0) | (y.lower > 0) | (y.upper < 0)
     # Only the shape of the box counts: its squares neither overflow nor vanish.
-    largest = jnp.maximum(*(jnp.maximum(-z.lower, z.upper) for z in (y, x)))
+    largest = jnp.maximum(_largest(y), _largest(x))
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     y, x = (Interval(z.lower / scale, z.upper / scale) for z in (y, x))
     (yc, yr), (xc, xr) = _bounded_part(y), _bounded_part(x)
@@ -184,8 +228,9 @@ def greatest(
     most = jnp.max(jnp.where(valid, l, -jnp.inf), -1, keepdims=True)
     wins = valid & (u >= most)
     bounded &= wins.any(-1)
-    inverse = jnp.where(wins & (u > l), 1 / jnp.where(u > l, u - l, 1), 0)
-    weighed = functools.partial(_weights, u, inverse, wins & ~(u > l))
+    open_ = wins & (u - l > 0)
+    width = jnp.where(open_, u - l, 1)
+    weighed = functools.partial(_weights, u, width, open_, wins & ~open_)
 
     def plane(weights, offset, constant):
         weights = jnp.where(bounded[..., None], weights, 0)
@@ -193,7 +238,7 @@ def greatest(
         return lambda *xs: (weights * windows(*xs)).sum(-1) + offset
 
     least = jnp.min(jnp.where(wins, u, jnp.inf), -1, keepdims=True)
-    even = jnp.clip(_level(u, inverse, most), most, least)
+    even = jnp.clip(_level(u, jnp.where(open_, 1 / width, 0), most), most, least)
     first, second = _two_largest(jnp.where(wins, u, -jnp.inf))
     usual = even if choice.kind == "parallel" else jnp.maximum(most, second)
     gamma = choice.between("upper", *(level[..., 0] for level in (most, first, usual)))
@@ -213,8 +258,8 @@ def greatest(
     return Relaxation(plane(weights, offset, image.lower), plane(*upper))
 
 
-def _weights(u, inverse, known, gamma):
-    weights = jnp.where(inverse > 0, jnp.clip((u - gamma) * inverse, 0, 1), 0)
+def _weights(u, width, open_, known, gamma):
+    weights = jnp.where(open_, jnp.clip((u - gamma) / width, 0, 1), 0)
     # Known entries can carry what is left of the weight.
     rest = jnp.clip(1 - weights.sum(-1, keepdims=True), 0, 1)
     return jnp.where(known, rest / jnp.maximum(known.sum(-1, keepdims=True), 1), weights)

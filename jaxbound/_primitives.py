@@ -31,6 +31,7 @@ CALLS = frozenset(
     ]
 )
 
+MOST_FACTORS = 64  # of a power that is written as products
 COMMUTATIVE = frozenset({jp.add_p, jp.mul_p, jp.max_p, jp.min_p})
 
 
@@ -43,18 +44,24 @@ REARRANGE = tuple(
 
 
 def rewrite(
-    primitive, uncertain: tuple[bool, ...], params: dict[str, Any], itself: int | None = None
+    primitive,
+    uncertain: tuple[bool, ...],
+    params: dict[str, Any],
+    itself: int | None = None,
+    value: Callable[[int], np.ndarray | None] = lambda position: None,
 ) -> Callable[..., Any] | None:
     """An equal function in terms of fewer primitives, or None.
 
-    ``uncertain`` is per operand; ``itself`` the number of axes, if both operands are one value.
+    ``uncertain`` is per operand; ``itself`` the number of axes, if both operands are one value;
+    ``value`` gives the array at a position that constants decide.
     """
     if primitive is jp.dot_general_p:
         (one, other), (batch, along) = params["dimension_numbers"]
         lined_up = (one, batch) == (other, along) and len(one) + len(batch) == itself
         return _sum_of_squares if lined_up else None
-    if primitive is jp.div_p and not uncertain[1]:
-        return None
+    if primitive is jp.pow_p:
+        power = None if uncertain[1] else whole_number(value(1))
+        return None if power is None else lambda x, _: lax.integer_pow(x, power)
     if primitive is jp.min_p and not all(uncertain):
         return None
     if primitive is jp.gather_p and not params["fill_value"]:
@@ -64,6 +71,15 @@ def rewrite(
     if primitive is jp.convert_element_type_p and params["new_dtype"] != np.dtype(bool):
         return None
     return REWRITES.get(primitive) or _OF_SOME_VERSIONS.get(primitive.name)
+
+
+def whole_number(exponents: np.ndarray | None) -> int | None:
+    """The integer that all exponents are, if it is small enough to be a number of factors."""
+    if exponents is None or not exponents.size:
+        return None
+    first = float(exponents.flat[0])
+    alike = abs(first) <= MOST_FACTORS and first == int(first) and (exponents == first).all()
+    return int(first) if alike else None
 
 
 def _gather(x, indices, *, fill_value, **params):
@@ -105,11 +121,9 @@ def _sum_of_squares(x, _, *, dimension_numbers, preferred_element_type, **params
 
 
 REWRITES: dict[Any, Callable[..., Any]] = {
-    jp.div_p: lambda x, y, **_: lax.mul(x, lax.integer_pow(y, -1)),
     jp.square_p: lambda x, **_: lax.integer_pow(x, 2),
     jp.clamp_p: lambda low, x, high, **_: clamp(low, x, high),
     jp.exp2_p: lambda x, **_: lax.exp(lax.mul(x, jnp.asarray(jnp.log(2.0), x.dtype))),
-    jp.erfc_p: lambda x, **_: lax.sub(jnp.ones_like(x), lax.erf(x)),
     jp.acos_p: lambda x, **_: lax.sub(jnp.full_like(x, jnp.pi / 2), lax.asin(x)),
     jp.reduce_prod_p: _product,
     jp.cumprod_p: lambda x, *, axis, reverse: lax.associative_scan(lax.mul, x, reverse, axis),

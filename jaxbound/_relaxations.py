@@ -33,8 +33,8 @@ kinked: frozenset[Any] = frozenset(
 
 # Those that are not defined everywhere: lines through an operand's bounds may leave the domain, intervals seldom do.
 partial: frozenset[Any] = frozenset(
-    {jp.log_p, jp.log1p_p, jp.sqrt_p, jp.rsqrt_p, jp.integer_pow_p, jp.pow_p, jp.tan_p, jp.asin_p}
-    | {jp.acosh_p, jp.atanh_p, jp.erf_inv_p, jp.lgamma_p, jp.digamma_p}
+    {jp.log_p, jp.log1p_p, jp.sqrt_p, jp.rsqrt_p, jp.integer_pow_p, jp.pow_p, jp.div_p, jp.tan_p}
+    | {jp.asin_p, jp.acosh_p, jp.atanh_p, jp.erf_inv_p, jp.lgamma_p, jp.digamma_p}
 )
 
 
@@ -180,6 +180,16 @@ def _bilinear(primitive):
 
 for _p in (jp.mul_p, jp.dot_general_p, jp.conv_general_dilated_p):
     relaxations[_p] = _bilinear(_p)
+
+
+_of_divisor = relaxations[jp.div_p]
+
+
+@register_relaxation(jp.div_p)
+def _quotient(x, y, *, image, choice, **params):
+    if isinstance(x, Interval):
+        return planes.quotient(x, y, image, choice)
+    return _of_divisor(x, y, image=image, choice=choice, **params)
 
 
 @register_relaxation(activations.normalised)

@@ -18,7 +18,7 @@ from jaxbound._curves import Choice
 from jaxbound._exactness import affine_ends, nonlinear_before
 from jaxbound._forward import Forward
 from jaxbound._ibp import relaxed_operands
-from jaxbound._interval import Interval, outward
+from jaxbound._interval import Interval, ordered, outward
 from jaxbound._linear import LinearBounds, once, support, weigh
 from jaxbound._places import joined
 from jaxbound._program import Equation, Graph, Var, read
@@ -42,6 +42,7 @@ class Walk:
     examples: int  # of the batch, side by side
     capacity: Callable[[Var], int | None]  # elements of an operand that may walk back; None: all
     early: bool = False  # whether rows are worth something at the intervals on their way too
+    published: bool = False  # whether what walks back replaces intervals
     search: Any = None  # how alphas are optimised
 
     @functools.cached_property
@@ -119,6 +120,7 @@ def from_inputs(walk: Walk, var: Var) -> Finish:
         walk.relax(eqn)  # made here, outside of the loop over rows
 
     known = {*walk.regions, *relaxed_operands(walk.graph)}
+    known |= {out for eqn in nonlinear_before(walk.graph, var) for out in eqn.outputs}
 
     def finish(rows: Rows, offset) -> Below:
         floors = []
@@ -276,7 +278,7 @@ def by_windows(walk: Walk, var: Var, both=apart) -> Ends:
 
 def concretized(ends: Ends, var: Var) -> Interval:
     """The interval of ``var`` by all of its rows."""
-    return outward(*(end.reshape(var.shape) for end in ends.all()))
+    return ordered(outward(*(end.reshape(var.shape) for end in ends.all())))
 
 
 def linear_bounds_of(kind: Callable[..., Finish], walk: Walk, var: Var) -> LinearBounds:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxbound._alpha import best_start, optimised
 from jaxbound._exactness import LOOSE, affine_ends, exactness
 from jaxbound._ibp import interval_step
-from jaxbound._interval import Interval, intersect, outward, supersede
+from jaxbound._interval import Interval, intersect, ordered, outward, supersede
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Var
 from jaxbound._regions import LpBall
@@ -41,7 +41,7 @@ def keep(walk: Walk, var: Var) -> Interval:
 
 
 def forward(walk: Walk, var: Var) -> Interval:
-    return _update(walk, var, walk.forward.interval(var))
+    return _update(walk, var, ordered(walk.forward.interval(var)))
 
 
 def backward(walk: Walk, var: Var) -> Interval:
@@ -60,11 +60,11 @@ def backward(walk: Walk, var: Var) -> Interval:
 
 
 def _update(walk: Walk, var: Var, found: Interval) -> Interval:
-    """What is found replaces the interval; both count for the tightest, and where a domain may end."""
-    both = walk.search or any(
+    """Intersects what is found with the interval; as published, it replaces it, unless a domain may end there."""
+    alone = walk.published and not any(
         eqn.primitive in partial and var in eqn.moving.values() for eqn in walk.graph.equations
     )
-    return (intersect if both else supersede)(walk.env[var], found)
+    return (supersede if alone else intersect)(walk.env[var], found)
 
 
 def undecided(walk: Walk, var: Var) -> Any:
@@ -108,8 +108,8 @@ def forward_output(walk: Walk, var: Var) -> Interval:
     if affine_ends(walk.graph, var) != [var] and var.size <= max(
         v.size for v in affine_ends(walk.graph, var)
     ):
-        return concretized(by_rows(through_linear_bounds, walk, var), var)
-    return _within(walk, var, walk.forward.interval(var))
+        return _within(walk, var, concretized(by_rows(through_linear_bounds, walk, var), var))
+    return _within(walk, var, ordered(walk.forward.interval(var)))
 
 
 def backward_output(walk: Walk, var: Var) -> Interval:
@@ -118,7 +118,9 @@ def backward_output(walk: Walk, var: Var) -> Interval:
 
 
 def _within(walk: Walk, var: Var, found: Interval) -> Interval:
-    """What a non-linear equation's interval allows of what its lines do (a probability is at most 1)."""
+    """Intersects with the interval; as published, with that of a non-linear equation (a probability is at most 1)."""
+    if not walk.published:
+        return intersect(found, interval_output(walk, var))
     return intersect(found, walk.env[var]) if affine_ends(walk.graph, var) == [var] else found
 
 

@@ -65,7 +65,7 @@ TABLE = [  # activation, relaxation, method, what, lower, upper
 
 @pytest.mark.parametrize("act, kind, method, what, lower, upper", TABLE)
 def test_network(act, kind, method, what, lower, upper):
-    options = {} if kind is None else {"relaxation": kind}
+    options = {} if kind is None else {"relaxation": kind, "published": True}
     with precision("float64"):
         box = jb.linf_ball(jnp.array([0.6, 0.4]), 0.2)
         bounds = method(lambda x: FUNCTIONS[what](x, ACTIVATIONS[act]), box, **options)

@@ -102,7 +102,7 @@ def crown_ibp_loss(
     def margins(x):
         return jb.margins(fn(x), label)
 
-    crown = jb.crown_ibp(margins, box, relaxation=relaxation).lower
+    crown = jb.crown_ibp(margins, box, relaxation=relaxation, published=True).lower
     lower = _mean(beta, crown, jb.ibp(margins, box).lower)
     return _blend(fn(x), label, worst_case_cross_entropy(lower), lower, kappa)
 
@@ -149,7 +149,9 @@ def fused_crown_ibp_loss(
     width = jnp.where(upper > lower, upper - lower, 1)
     highest = jnp.exp(-lower - shift)
     slope = highest * jnp.where(upper > lower, -jnp.expm1(-width) / width, 1)
-    row = jb.crown_ibp(lambda x: -jnp.dot(slope, margins(x)), box, relaxation=relaxation).upper
+    row = jb.crown_ibp(
+        lambda x: -jnp.dot(slope, margins(x)), box, relaxation=relaxation, published=True
+    ).upper
     interval = jnp.exp(-shift) + highest.sum()
     total = _mean(beta, interval + row + jnp.dot(slope, lower), interval)
     robust = jnp.log(jnp.maximum(total, jnp.finfo(total.dtype).tiny)) + shift
