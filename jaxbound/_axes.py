@@ -81,7 +81,9 @@ def log_sum_exp(l, u) -> tuple[Plane, Plane]:
     bounded = curves.all_finite(l, u, u - l)
     center = jnp.where(bounded, Interval(l, u).center, l)
     value = jax.nn.logsumexp(center, -1, keepdims=True)
-    below = _through(center, jnp.where(bounded, jnp.exp(center - value), 0), value[..., 0])
+    # Not exp(center - value): where entries are large, that rounds to weights that add up to more than 1.
+    shares = jax.nn.softmax(jnp.where(jnp.isfinite(value), center, 0), -1)
+    below = _through(center, jnp.where(bounded, shares, 0), value[..., 0])
 
     l, center = (jnp.where(bounded, z, u) for z in (l, center))
     level = jax.nn.logsumexp(jnp.concatenate([l, u], -1), -1, keepdims=True) - math.log(2)
@@ -143,7 +145,7 @@ def prefixes(shape: tuple[int, ...], axis: int, reverse: bool):
 def differences(l, u):
     """The ends of ``z_j - z_i``, ``[..., i, j]``: exactly 0 for ``i = j``, -inf for entries j that do not count."""
     same = jnp.eye(l.shape[-1], dtype=bool)
-    absent = (u == -jnp.inf)[..., None, :]
+    absent = (u <= -jnp.finfo(u.dtype).max)[..., None, :]
     found = (l[..., None, :] - u[..., :, None], u[..., None, :] - l[..., :, None])
     return tuple(jnp.where(absent, -jnp.inf, jnp.where(same, 0, end)) for end in found)
 

@@ -113,6 +113,7 @@ def one_kink(fn: Function, l, u, kink, left, right, choice: Choice, side="lower"
     takes the one of least area (CROWN), "tight" the one nearest to constant (Lyu et al.), "parallel"
     the chord's (Fast-Lin).
     """
+    kink = _near(kink, l, u)
     unstable = (l < kink) & (u > kink)
     stable = jnp.where(l >= kink, right, left)
     slope = chord(fn, jnp.where(unstable, l, kink - 1), jnp.where(unstable, u, kink + 1))
@@ -130,11 +131,17 @@ def one_kink(fn: Function, l, u, kink, left, right, choice: Choice, side="lower"
     return piecewise_linear(fn, l, u, [kink], lower, upper)
 
 
+def _near(kink, l, u):
+    """A kink far away, infinite perhaps, counts as one beside the interval."""
+    return jnp.clip(kink, l - 1, u + 1)
+
+
 def two_kinks(fn: Function, l, u, low, high, outer, choice: Choice) -> Lines:
     """Lines for slope 1 on [low, high] and ``outer`` on both sides (ParamRamp, clip).
 
     The table of Lyu et al., arXiv 2104.00447, appendix A.7; any slope is sound, for all parameters.
     """
+    low, high = _near(low, l, u), _near(high, l, u)
     crosses_low, crosses_high = (l < low) & (u > low), (l < high) & (u > high)
     stable = jnp.where((u <= low) | (l >= high), outer, 1.0)
     across = chord(fn, l, u)

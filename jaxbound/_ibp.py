@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxbound._interval import Interval, cast, outward
-from jaxbound._interval_rules import interval_rules
+from jaxbound._interval import Interval, beyond, cast, outward
+from jaxbound._interval_rules import PICKS, interval_rules
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Equation, Graph, Var, read
 
@@ -44,7 +44,8 @@ def interval_step(eqn: Equation, env: dict[Var, Any]) -> list[Any]:
         return eqn.bind(*operands)
     outs = interval_rules[eqn.primitive].bound(*operands, **eqn.params)
     outs = outs if isinstance(outs, list) else [outs]
+    widened = beyond if eqn.primitive in PICKS else outward
     return [
-        outward(out.lower, out.upper) if var.is_float else out
+        widened(out.lower, out.upper) if var.is_float else out
         for out, var in zip(outs, eqn.outputs, strict=True)
     ]

@@ -145,13 +145,13 @@ def _equation(eqn, operands: Sequence[Atom], layer: str, sources: tuple[Any, ...
 
 
 def _key(eqn, operands: Sequence[Atom]):
-    """What an equation on uncertain values computes; None: it cannot be compared."""
+    """What an equation computes; None: it cannot be compared."""
     key = (eqn.primitive, *map(_identity, operands), *eqn.params.items())
     try:
         hash(key)
     except TypeError:
         return None
-    return key if any(atom.uncertain for atom in operands) else None
+    return key
 
 
 def _identity(atom: Atom) -> Any:

@@ -44,11 +44,11 @@ class Interval:
 
     @property
     def radius(self):
-        """Half the width; never less than what halving two ends may have lost."""
+        """Half the width, and what the centre may have lost where it is too small for its type."""
         lost = 2 * smallest(self.dtype)
         size = jnp.maximum(jnp.abs(self.lower), jnp.abs(self.upper))
-        vanishing = (size > 0) & (size < 2 * lost)
-        return jnp.where(vanishing, lost, 0.5 * self.upper - 0.5 * self.lower)
+        vanishing = (size > 0) & (size < lost / jnp.finfo(self.dtype).eps)
+        return 0.5 * self.upper - 0.5 * self.lower + jnp.where(vanishing, lost, 0)
 
 
 def smallest(dtype) -> float:
@@ -61,6 +61,18 @@ def outward(lower, upper) -> Interval:
     """Ends that carry no information (NaN, or infinite on the wrong side) become infinite."""
     return Interval(
         jnp.where(lower < jnp.inf, lower, -jnp.inf), jnp.where(upper > -jnp.inf, upper, jnp.inf)
+    )
+
+
+def beyond(lower, upper) -> Interval:
+    """Ends of values that were picked or rounded once: what lies beyond their type is beyond its largest number.
+
+    So a mask of -inf stays below everything, and where a sum overflows its own value lies beyond, too.
+    """
+    most = jnp.finfo(jnp.result_type(lower)).max
+    return Interval(
+        jnp.where(jnp.isnan(lower), -jnp.inf, jnp.minimum(lower, most)),
+        jnp.where(jnp.isnan(upper), jnp.inf, jnp.maximum(upper, -most)),
     )
 
 

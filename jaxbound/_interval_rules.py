@@ -7,6 +7,7 @@ the wrong side where the primitive has no finite bound; the walk widens those to
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -78,12 +79,18 @@ def register_interval_rule(primitive, operands: Sequence[int] | None = None):
 # ---------------------------------------------------------------- non-decreasing in every operand
 
 
-def def_increasing(primitive, operands: Sequence[int] | None = None) -> None:
-    """``primitive`` is non-decreasing in each uncertain operand: its ends are the ends' values."""
+def def_increasing(
+    primitive, operands: Sequence[int] | None = None, inside: float | None = None
+) -> None:
+    """``primitive`` is non-decreasing in each uncertain operand: its ends are the ends' values.
+
+    One that is steep at the ends of its domain has the number ``inside`` in it.
+    """
 
     def increasing(*xs, **params):
-        lower = primitive.bind(*(arithmetic.ends(x)[0] for x in xs), **params)
-        upper = primitive.bind(*(arithmetic.ends(x)[1] for x in xs), **params)
+        fn = functools.partial(primitive.bind, **params)
+        fn = fn if inside is None else arithmetic.tame(fn, inside)
+        lower, upper = (fn(*(arithmetic.ends(x)[side] for x in xs)) for side in (0, 1))
         if isinstance(lower, list | tuple):
             return list(map(Interval, lower, upper))
         return Interval(lower, upper)
@@ -96,12 +103,19 @@ for _p in (
     jp.transpose_p, jp.squeeze_p, jp.slice_p, jp.rev_p, jp.copy_p,
     jp.reduce_precision_p, jp.reduce_sum_p, jp.reduce_max_p, jp.cumsum_p, jp.cummax_p,
     jp.reduce_window_sum_p, jp.reduce_window_max_p, jp.name_p, *REARRANGE,
-    jp.exp_p, jp.expm1_p, jp.log_p, jp.log1p_p, jp.sqrt_p, jp.cbrt_p, jp.logistic_p, jp.tanh_p, jp.sinh_p,
+    jp.exp_p, jp.expm1_p, jp.logistic_p, jp.tanh_p, jp.sinh_p,
     jp.asinh_p, jp.atan_p, jp.erf_p, jp.floor_p, jp.ceil_p, jp.round_p, jp.sign_p,
-    jp.asin_p, jp.acosh_p, jp.atanh_p, jp.erf_inv_p, jp.cumlogsumexp_p, activations.softplus, activations.soft_sign,
+    jp.cumlogsumexp_p, activations.softplus, activations.soft_sign,
     activations.clip,
 ):  # fmt: skip
     def_increasing(_p)
+
+# Steep at the ends of their domains, which hold the number.
+for _p, _inside in (
+    (jp.log_p, 0.5), (jp.log1p_p, 0.5), (jp.sqrt_p, 0.5), (jp.cbrt_p, 0.5), (jp.asin_p, 0.5), (jp.acosh_p, 2.0),
+    (jp.atanh_p, 0.5), (jp.erf_inv_p, 0.5),
+):  # fmt: skip
+    def_increasing(_p, inside=_inside)
 
 # The other operands are sizes, indices or a padding value's shape: known.
 for _p, _operands in (
@@ -267,3 +281,12 @@ for _p in (jp.add_p, jp.sub_p, jp.mul_p, jp.neg_p, jp.reduce_sum_p, jp.cumsum_p,
     interval_rules[_p] = interval_rules[_p]._replace(
         bound=integers.unless_it_wraps(interval_rules[_p].bound)
     )
+
+# Primitives whose values are elements of their operands, or sums of two: rounded once at most.
+PICKS = frozenset((
+    jp.add_p, jp.sub_p, jp.neg_p, jp.max_p, jp.min_p, jp.reduce_max_p, jp.cummax_p, jp.reduce_window_max_p,
+    jp.select_n_p, jp.concatenate_p, jp.pad_p, jp.reshape_p, jp.transpose_p, jp.squeeze_p, jp.slice_p, jp.rev_p,
+    jp.copy_p, jp.convert_element_type_p, jp.name_p, jp.broadcast_in_dim_p, jp.gather_p, jp.dynamic_slice_p,
+    jp.dynamic_update_slice_p, jp.scatter_p, jp.scatter_max_p, jp.scatter_min_p, jp.sort_p, jp.top_k_p,
+    activations.clip, *REARRANGE,
+))  # fmt: skip

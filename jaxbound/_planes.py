@@ -51,7 +51,9 @@ def bilinear(
     (xc, xr), (yc, yr) = _bounded_part(x), _bounded_part(y)
     # A term of an unbounded operand is infinite or NaN here, also times 0.
     bounded = jnp.isfinite(product(_radius(x), _radius(y)))
-    center, reach = product(xc, yc), product(xr, yr)
+    # What is too small for its type is lost from the centre, and may grow on the way back.
+    center = product(xc, yc)
+    reach = product(xr, yr) + 2 * smallest(center.dtype)
     bounded &= curves.all_finite(center, reach)
     below = jnp.where(bounded, -center - reach, image.lower)
     above = jnp.where(bounded, -center + reach, image.upper)
@@ -161,7 +163,9 @@ def angle(y, x, image) -> Relaxation:
     (yc, yr), (xc, xr) = _bounded_part(y), _bounded_part(x)
     near = [jnp.maximum(jnp.maximum(z.lower, -z.upper), 0) for z in (y, x)]
     distance, square = near[0] ** 2 + near[1] ** 2, yc**2 + xc**2
-    error, info = (xr**2 + yr**2) / (2 * distance), jnp.finfo(square.dtype)
+    away, info = distance > 0, jnp.finfo(square.dtype)
+    error = (xr**2 + yr**2) / (2 * jnp.where(away, distance, 1))
+    square = jnp.where(away, square, 1)
     found = one_branch & jnp.isfinite(_radius(y) + _radius(x))
     found &= (distance > jnp.sqrt(info.tiny)) & (scale < info.eps / info.tiny)  # and slopes do not
     found &= curves.all_finite(error, 1 / scale / square) & (2 * error < image.upper - image.lower)
@@ -190,14 +194,6 @@ def _bounded_part(x: Interval):
 # ---------------------------------------------------------------- the largest
 
 
-def _ends(windows: Callable[..., Any], operands: Sequence[Interval]):
-    """The ends of all entries, and which windows are bounded; 0 where they are not."""
-    l = windows(*(x.lower for x in operands))
-    u = windows(*(x.upper for x in operands))
-    bounded = curves.all_finite(l, u, u - l).all(-1)
-    return *(jnp.where(bounded[..., None], end, 0) for end in (l, u)), bounded
-
-
 def _level(u, inverse, otherwise):
     """The gamma at which the weights add up to 1."""
     total = inverse.sum(-1, keepdims=True)
@@ -224,17 +220,22 @@ def greatest(
 
     References: Boopathy et al., arXiv 1811.12395.
     """
-    l, u, bounded = _ends(windows, operands)
+    l, u = (windows(*ends) for ends in zip(*((x.lower, x.upper) for x in operands), strict=True))
     most = jnp.max(jnp.where(valid, l, -jnp.inf), -1, keepdims=True)
     wins = valid & (u >= most)
-    bounded &= wins.any(-1)
+    finite = curves.all_finite(l, u, u - l)
+    bounded = (finite | ~wins).all(-1) & wins.any(-1)
+    # What cannot win does not enter: a mask of -inf, say.
+    l, u = (jnp.where(wins & finite, end, 0) for end in (l, u))
+    most = jnp.where(bounded[..., None], most, 0)
     open_ = wins & (u - l > 0)
     width = jnp.where(open_, u - l, 1)
     weighed = functools.partial(_weights, u, width, open_, wins & ~open_)
 
     def plane(weights, offset, constant):
-        weights = jnp.where(bounded[..., None], weights, 0)
-        offset = jnp.where(bounded, offset, constant)
+        found = bounded & jnp.isfinite(offset)
+        weights = jnp.where(found[..., None], weights, 0)
+        offset = jnp.where(found, offset, constant)
         return lambda *xs: (weights * windows(*xs)).sum(-1) + offset
 
     least = jnp.min(jnp.where(wins, u, jnp.inf), -1, keepdims=True)
@@ -243,7 +244,10 @@ def greatest(
     usual = even if choice.kind == "parallel" else jnp.maximum(most, second)
     gamma = choice.between("upper", *(level[..., 0] for level in (most, first, usual)))
     weights = weighed(gamma[..., None])
-    upper = weights, gamma - (weights * l).sum(-1), image.upper
+    # Shares that are too small for their type.
+    lost = (open_ & (u > gamma[..., None]) & (weights == 0)).any(-1)
+    offset = jnp.where(lost, jnp.inf, gamma - (weights * l).sum(-1))
+    upper = weights, offset, image.upper
 
     # From the entry of the largest lower end over that of the largest centre to even weights.
     share = jnp.full_like(gamma, {"tight": 0, "adaptive": 0.5, "parallel": 1}[choice.kind])
@@ -252,7 +256,7 @@ def greatest(
     weights = weighed(even)
     lacking = 1 - weights.sum(-1)
     offset = jnp.where(lacking >= 0, most[..., 0], first[..., 0]) * lacking
-    candidates = _peak(l, valid), _peak(l / 2 + u / 2, valid), weights
+    candidates = _peak(l, wins), _peak(l / 2 + u / 2, wins), weights
     weights = sum(part[..., None] * each for part, each in zip(parts, candidates, strict=True))
     offset = jnp.where(parts[2] > 0, parts[2] * offset, 0)
     return Relaxation(plane(weights, offset, image.lower), plane(*upper))

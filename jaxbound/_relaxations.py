@@ -15,6 +15,7 @@ from jaxbound import _axes as along
 from jaxbound import _choices as choices
 from jaxbound import _curves as curves
 from jaxbound import _planes as planes
+from jaxbound._arithmetic import STEEP, tame
 from jaxbound._interval import Interval
 from jaxbound._linear import once
 from jaxbound._lines import LINES
@@ -34,7 +35,7 @@ kinked: frozenset[Any] = frozenset(
 # Those that are not defined everywhere: lines through an operand's bounds may leave the domain, intervals seldom do.
 partial: frozenset[Any] = frozenset(
     {jp.log_p, jp.log1p_p, jp.sqrt_p, jp.rsqrt_p, jp.integer_pow_p, jp.pow_p, jp.div_p, jp.tan_p}
-    | {jp.asin_p, jp.acosh_p, jp.atanh_p, jp.erf_inv_p, jp.lgamma_p, jp.digamma_p}
+    | {jp.cbrt_p, jp.asin_p, jp.acosh_p, jp.atanh_p, jp.erf_inv_p, jp.lgamma_p, jp.digamma_p}
 )
 
 
@@ -96,17 +97,21 @@ def def_lines(primitive, lines: Callable[..., curves.Lines], inside: float = 0.5
         known = [op for op in operands if not isinstance(op, Interval)]
         shape = image.lower.shape
 
-        def fn(z):
-            z = jnp.broadcast_to(jnp.asarray(z, x.dtype), shape)
-            return primitive.bind(
-                *(z if isinstance(op, Interval) else op for op in operands), **params
-            )
+        def value(z, *known):
+            rest = iter(known)
+            every = (z if isinstance(op, Interval) else next(rest) for op in operands)
+            return primitive.bind(*every, **params)
+
+        tamed = tame(value, inside) if primitive in partial else value
+        fn = lambda z: tamed(jnp.broadcast_to(jnp.asarray(z, x.dtype), shape), *known)
 
         ends = [jnp.broadcast_to(end, shape) for end in (x.lower, x.upper)]
         bounded = curves.all_finite(*ends, image.lower, image.upper)
         l, u = (jnp.where(bounded, end, inside) for end in ends)
         found = lines(fn, l, u, choice, *known, **params)
         bounded &= curves.all_finite(*found)
+        for slope in (found.lower_slope, found.upper_slope):
+            bounded &= jnp.abs(slope) < STEEP
         slopes = [jnp.where(bounded, slope, 0) for slope in (found.lower_slope, found.upper_slope)]
         low = jnp.where(bounded, found.lower_intercept, image.lower)
         high = jnp.where(bounded, found.upper_intercept, image.upper)

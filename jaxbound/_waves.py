@@ -59,6 +59,7 @@ def atan2_image(y, x, **_) -> Interval:
     """A box off the negative x-axis has its extreme angles at corners, else all angles count."""
     (yl, yu), (xl, xu) = ends(y), ends(x)
     one_branch = (xl > 0) | (yl > 0) | (yu < 0)
+    xl, xu = (jnp.where(one_branch, end, 1) for end in (xl, xu))
     corners = jnp.stack(
         jnp.broadcast_arrays(*(lax.atan2(*_both(a, b)) for a in (yl, yu) for b in (xl, xu)))
     )
