@@ -214,12 +214,13 @@ def tame(fn: Callable[..., Any], inside: float) -> Callable[..., Any]:
         (z, *known), (dz, *others) = primals, tangents
         fixed, ones = lax.stop_gradient((z, known)), jnp.ones_like(z)
         slope_at = lambda z: jax.jvp(lambda z: fn(z, *fixed[1]), (z,), (ones,))[1]
-        slope, bend = jax.jvp(slope_at, fixed[:1], (ones,))
+        slope, transposed = jax.vjp(slope_at, fixed[0])
+        (bend,) = transposed(ones)
         steep = ~(jnp.isfinite(slope) & jnp.isfinite(bend))
         safe = jnp.where(steep, jnp.asarray(inside, z.dtype), z)
         moved = jax.jvp(fn, (safe, *known), (dz, *others))[1]
         most = jnp.clip(jnp.where(jnp.isnan(slope), 0, slope), -STEEP, STEEP)
-        return fn(z, *known), jnp.where(steep, most * dz, moved)
+        return tamed(z, *known), jnp.where(steep, most * dz, moved)
 
     return tamed
 

@@ -147,7 +147,9 @@ def differences(l, u):
     same = jnp.eye(l.shape[-1], dtype=bool)
     absent = (u <= -jnp.finfo(u.dtype).max)[..., None, :]
     found = (l[..., None, :] - u[..., :, None], u[..., None, :] - l[..., :, None])
-    return tuple(jnp.where(absent, -jnp.inf, jnp.where(same, 0, end)) for end in found)
+    most = jnp.finfo(l.dtype).max
+    found = (jnp.where(same, 0, jnp.minimum(end, most)) for end in found)
+    return tuple(jnp.where(absent, -jnp.inf, end) for end in found)
 
 
 def log_softmax(l, u) -> tuple[Plane, Plane]:

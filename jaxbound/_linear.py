@@ -165,8 +165,13 @@ def _limit(share, size, p: float, axis: int):
 
 def weigh(coeffs, positive, negative, axis: int = -1):
     """``sum max(coeffs, 0) positive + min(coeffs, 0) negative`` along ``axis``, with ``0 inf = 0``."""
-    above, below = (coeffs * _along(values, coeffs.ndim, axis) for values in (positive, negative))
-    return jnp.where(coeffs > 0, above, jnp.where(coeffs == 0, 0, below)).sum(axis)
+    ends = [_along(values, coeffs.ndim, axis) for values in (positive, negative)]
+    finite = [jnp.where(jnp.isfinite(end), end, 0) for end in ends]
+    found = jnp.where(coeffs > 0, coeffs * finite[0], coeffs * finite[1]).sum(axis)
+    # Infinite ends have no gradient: 0 inf would spoil that of the others.
+    size, beyond = lax.stop_gradient((coeffs, [a - b for a, b in zip(ends, finite, strict=True)]))
+    beyond = jnp.where(size > 0, beyond[0], jnp.where(size < 0, -beyond[1], 0))
+    return found + beyond.sum(axis)
 
 
 def _along(values, ndim: int, axis: int):

@@ -165,7 +165,7 @@ def angle(y, x, image) -> Relaxation:
     distance, square = near[0] ** 2 + near[1] ** 2, yc**2 + xc**2
     away, info = distance > 0, jnp.finfo(square.dtype)
     error = (xr**2 + yr**2) / (2 * jnp.where(away, distance, 1))
-    square = jnp.where(away, square, 1)
+    square, xc = jnp.where(away, square, 1), jnp.where(away, xc, 1)
     found = one_branch & jnp.isfinite(_radius(y) + _radius(x))
     found &= (distance > jnp.sqrt(info.tiny)) & (scale < info.eps / info.tiny)  # and slopes do not
     found &= curves.all_finite(error, 1 / scale / square) & (2 * error < image.upper - image.lower)
