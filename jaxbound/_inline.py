@@ -14,6 +14,7 @@ from jax.extend import core as jex
 
 from jaxbound._activations import Activation
 from jaxbound._control import CONTROL, Site
+from jaxbound._indexing import INDEXED
 from jaxbound._primitives import CALLS, rewrite
 from jaxbound._program import Atom, Constant, Equation, Graph, Var
 
@@ -91,8 +92,10 @@ class _Program:
         if name in CALLS:
             (body,) = jex.jaxprs_in_params(eqn.params)
             return call(_closed(eqn.params, body), *operands)
-        if name in CONTROL:
-            return CONTROL[name](Site(call, self.value), operands, **eqn.params)
+        form = CONTROL.get(name) or INDEXED.get(name)
+        outs = form and form(Site(call, self.value), operands, **eqn.params)
+        if outs is not None:
+            return outs
         itself = len(eqn.invars[0].aval.shape) if operands[0] is operands[-1] else None
         simpler = rewrite(eqn.primitive, uncertain, eqn.params, itself)
         if simpler is None:

@@ -57,21 +57,11 @@ def rewrite(
         return None
     if primitive is jp.min_p and not all(uncertain):
         return None
-    if primitive is jp.gather_p and not params["fill_value"]:
-        return None
     if primitive is jp.scatter_mul_p and not uncertain[0]:
         return None
     if primitive is jp.convert_element_type_p and params["new_dtype"] != np.dtype(bool):
         return None
     return REWRITES.get(primitive) or _OF_SOME_VERSIONS.get(primitive.name)
-
-
-def _gather(x, indices, *, fill_value, **params):
-    # A fill other than 0 would make it affine with an offset of its own, not linear.
-    inside, found = (
-        jp.gather_p.bind(z, indices, fill_value=0, **params) for z in (jnp.ones_like(x), x)
-    )
-    return jnp.where(inside > 0, found, jnp.full_like(found, fill_value))
 
 
 def _scatter(scatter, x, indices, updates, params):
@@ -122,7 +112,6 @@ REWRITES: dict[Any, Callable[..., Any]] = {
     ),
     jp.min_p: lambda x, y, **_: lax.neg(lax.max(lax.neg(x), lax.neg(y))),
     jp.cummin_p: lambda x, **params: lax.neg(jp.cummax_p.bind(lax.neg(x), **params)),
-    jp.gather_p: _gather,
     jp.convert_element_type_p: lambda x, **_: lax.ne(x, jnp.zeros_like(x)),
     jp.stop_gradient_p: lambda x, **_: x,
     jp.reduce_window_min_p: lambda x, **params: lax.neg(
