@@ -113,7 +113,7 @@ def _as_list(fn):
 
 def _dot(rows, bias):
     """Sums ``rows bias``; an element that a row does not read adds nothing, NaN or not."""
-    rows, bias = rows.reshape(rows.shape[0], -1), bias.reshape(-1)
+    rows, bias = rows.reshape(rows.shape[0], -1), bias.reshape(1, -1)
     return (rows * jnp.where((rows == 0) & ~jnp.isfinite(bias), 0, bias)).sum(-1)
 
 

@@ -56,7 +56,7 @@ class _Program:
         env: dict[Any, Atom] = dict(
             zip(closed.jaxpr.constvars, map(Constant, closed.consts), strict=True)
         )
-        env.update(zip(closed.jaxpr.invars, atoms, strict=True))
+        env.update(zip(closed.jaxpr.invars, map(_known_if_empty, atoms), strict=True))
         made: dict[Any, list[Atom]] = {}
 
         def get(atom) -> Atom:
@@ -71,6 +71,7 @@ class _Program:
             outs = made.get(key) or self._replaced(eqn, operands, where, origins, own)
             if outs is None:
                 outs = self._appended(eqn, operands, where, origins)
+            outs = list(map(_known_if_empty, outs))
             env.update(zip(eqn.outvars, outs, strict=True))
             if key is not None:
                 made[key] = outs
@@ -131,6 +132,13 @@ class _Program:
             for index in sorted(needed):
                 self._values |= self.equations[index].evaluate(self._values)
         return np.asarray(self._values[atom])
+
+
+def _known_if_empty(atom: Atom) -> Atom:
+    """Nothing is uncertain about a value without elements."""
+    if isinstance(atom, Var) and atom.uncertain and not atom.size:
+        return Constant(np.zeros(atom.shape, atom.dtype))
+    return atom
 
 
 def _aval(atom: Atom) -> jax.ShapeDtypeStruct:

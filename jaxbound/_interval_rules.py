@@ -252,6 +252,8 @@ interval_rules |= {
             lambda xl, xu, yl, yu: ~((xl == xu) & (yl == yu) & (xl == yl)),
         )
     ),
+    jp.lt_to_p: IntervalRule(arithmetic.compare_total(jp.lt_to_p)),
+    jp.le_to_p: IntervalRule(arithmetic.compare_total(jp.le_to_p)),
     jp.is_finite_p: IntervalRule(arithmetic.is_finite),
     activations.is_nan: IntervalRule(arithmetic.is_nan),
     jp.select_n_p: IntervalRule(choices.select_n),

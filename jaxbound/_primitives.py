@@ -97,6 +97,7 @@ def _sum_of_squares(x, _, *, dimension_numbers, preferred_element_type, **params
 REWRITES: dict[Any, Callable[..., Any]] = {
     jp.div_p: lambda x, y, **_: lax.mul(x, lax.integer_pow(y, -1)),
     jp.square_p: lambda x, **_: lax.integer_pow(x, 2),
+    jp.eq_to_p: lambda x, y, **_: jp.le_to_p.bind(x, y) & jp.le_to_p.bind(y, x),
     jp.clamp_p: lambda low, x, high, **_: clamp(low, x, high),
     jp.exp2_p: lambda x, **_: lax.exp(lax.mul(x, jnp.asarray(jnp.log(2.0), x.dtype))),
     jp.erfc_p: lambda x, **_: lax.sub(jnp.ones_like(x), lax.erf(x)),
