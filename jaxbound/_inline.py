@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from jaxbound._control import CONTROL, Site
 from jaxbound._indexing import INDEXED
 from jaxbound._primitives import CALLS, rewrite
 from jaxbound._program import Atom, Constant, Equation, Graph, Var
+from jaxbound._searches import search, search_of
 
 
 def flatten(fn: Callable[..., Any], avals: Sequence[Any], uncertain: Sequence[bool]) -> Graph:
@@ -92,7 +94,14 @@ class _Program:
 
         if name in CALLS:
             (body,) = jex.jaxprs_in_params(eqn.params)
-            return call(_closed(eqn.params, body), *operands)
+            closed = _closed(eqn.params, body)
+            options = search_of(closed)
+            if options is not None:
+                found = _equation(eqn, operands, where, origins)
+                found = dataclasses.replace(found, primitive=search, params=options)
+                self.equations.append(found)
+                return list(found.outputs)
+            return call(closed, *operands)
         form = CONTROL.get(name) or INDEXED.get(name)
         outs = form and form(Site(call, self.value), operands, **eqn.params)
         if outs is not None:

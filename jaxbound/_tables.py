@@ -82,6 +82,23 @@ def _doubled(x, of, axes, limits):
     return x
 
 
+def search(table, x, **options) -> Interval:
+    """Never less for a greater ``x``, nor for lesser entries, in order or not.
+
+    Of two bisections, at the first step where they part, one goes left and ends there at most, and the other
+    goes right; other methods count the entries before ``x``. Beyond infinity there is NaN, found last.
+    """
+
+    def most(z):
+        upper = ends(z)[1]
+        if not isinstance(z, Interval) or not jnp.issubdtype(upper.dtype, jnp.floating):
+            return upper
+        return jnp.where(upper < jnp.inf, upper, jnp.nan)
+
+    lower = jnp.searchsorted(most(table), ends(x)[0], **options)
+    return Interval(lower, jnp.searchsorted(ends(table)[0], most(x), **options))
+
+
 def gather_lines(x, indices: Interval, *, image, choice, **params) -> Relaxation:
     """The entry itself where one alone may be read; else constants."""
     shape = jnp.shape(ends(x)[0])

@@ -22,7 +22,7 @@ LAYERS = [
     {"_regions"},
     {"_linear", "_specification"},
     {"_activations"},
-    {"_primitives"},
+    {"_primitives", "_searches"},
     {"_program"},
     {"_control"},
     {"_indexing"},
