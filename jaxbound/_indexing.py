@@ -218,7 +218,8 @@ def _one_by_one(x, indices, updates, *, combine, numbers, mode):
         inside = jnp.ones((), bool)
         for start, axis in zip(indices[point], numbers.scatter_dims_to_operand_dims, strict=True):
             limit = x.shape[axis] - update.shape[axis]
-            inside &= (mode is CLIP) | _inside(start, np.array(limit))
+            if mode is DROP:
+                inside &= _inside(start, np.array(limit))
             starts[axis] = _clamped(start, limit)
         moved, here = _moved(x, update, starts)
         x = jnp.where(here & jnp.broadcast_to(inside, x.shape), combine(x, moved), x)
