@@ -59,6 +59,9 @@ def rewrite(
         return None
     if primitive is jp.scatter_mul_p and not uncertain[0]:
         return None
+    if primitive is jp.mul_p:
+        wide = params.get("out_dtype")
+        return None if wide is None else _wide_product
     if primitive is jp.convert_element_type_p and params["new_dtype"] != np.dtype(bool):
         return None
     return REWRITES.get(primitive) or _OF_SOME_VERSIONS.get(primitive.name)
@@ -80,7 +83,11 @@ def _product(x, *, axes, **_):
     return x[0] if len(x) else jnp.ones_like(x.sum(0))
 
 
-def _solve(*operands, const_lengths, jaxprs):
+def _wide_product(x, y, *, out_dtype, **_):
+    return lax.mul(x.astype(out_dtype), y.astype(out_dtype))
+
+
+def _solve(*operands, const_lengths, jaxprs, **_):
     """What solves, without how it is transposed."""
     counts = [const_lengths.matvec, const_lengths.vecmat, const_lengths.solve]
     start, stop = sum(counts[:2]), sum(counts)
@@ -103,7 +110,7 @@ REWRITES: dict[Any, Callable[..., Any]] = {
     jp.erfc_p: lambda x, **_: lax.sub(jnp.ones_like(x), lax.erf(x)),
     jp.acos_p: lambda x, **_: lax.sub(jnp.full_like(x, jnp.pi / 2), lax.asin(x)),
     jp.reduce_prod_p: _product,
-    jp.cumprod_p: lambda x, *, axis, reverse: lax.associative_scan(lax.mul, x, reverse, axis),
+    jp.cumprod_p: lambda x, *, axis, reverse, **_: lax.associative_scan(lax.mul, x, reverse, axis),
     jp.linear_solve_p: _solve,
     lax.scatter_sub_p: lambda x, i, u, **params: _scatter(
         lax.scatter_add, x, i, lax.neg(u), params
