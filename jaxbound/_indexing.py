@@ -178,7 +178,7 @@ def _of_value(params: dict[str, Any]) -> Callable[[Any], Any] | None:
     """The body of a scatter as a function of each value; None: it looks at updates too."""
     body, consts = params["update_jaxpr"], params.get("update_consts", ())
     closed = body if hasattr(body, "jaxpr") else jex.ClosedJaxpr(body, consts)
-    old, new = closed.jaxpr.invars
+    new = closed.jaxpr.invars[1]
     reads = [v for eqn in closed.jaxpr.eqns for v in eqn.invars] + list(closed.jaxpr.outvars)
     if any(v is new for v in reads):
         return None

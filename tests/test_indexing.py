@@ -1,4 +1,4 @@
-"""Reads and writes at indices that are known: past either end, negative, repeated, in every mode; and functions of entries."""
+"""Reads and writes at known indices: past either end, negative, repeated, in every mode; functions of entries."""
 
 import functools
 
@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 from interpreter import by_numpy
+from jax import lax
 from oracle import assert_contains, box, by_every, samples, values
 
 import jaxbound as jb
-
 
 AT = np.array([0, 2, 5, -1, -9, 1, 1])  # of 3 entries
 ROWS = np.array([[0, 0], [1, 2], [-1, 1], [1, 9], [1, 1], [1, 2]])  # of 2 x 4
@@ -112,7 +111,9 @@ APPLIED = {
 def test_functions_of_entries(name):
     fn, region = APPLIED[name], box([-1, -1, 0.5], [1, 2, 2])
     points = samples(region)
-    for bounds in by_numpy(lambda region: (jb.ibp(fn, region), jb.lbp(fn, region), jb.crown(fn, region)))(region):
+    for bounds in by_numpy(
+        lambda region: (jb.ibp(fn, region), jb.lbp(fn, region), jb.crown(fn, region))
+    )(region):
         assert_contains(bounds, values(fn, points), 1e-4)
         assert np.isfinite([bounds.lower, bounds.upper]).all()
 
@@ -136,9 +137,9 @@ def test_a_function_of_both_values_is_refused():
     with pytest.raises(jb.UnsupportedPrimitiveError, match="a function of both values"):
         jb.ibp(scattered(lambda old, new: old * new + 1), box([0, 0], [1, 1]))
     one = lax.GatherScatterMode.ONE_HOT
-    with pytest.raises(jb.UnsupportedPrimitiveError, match="its mode is .*ONE_HOT"):
+    with pytest.raises(jb.UnsupportedPrimitiveError, match=r"its mode is .*ONE_HOT"):
         jb.ibp(scattered(lambda old, new: new, one), box([0, 0], [1, 1]))
-    with pytest.raises(jb.UnsupportedPrimitiveError, match="its mode is .*ONE_HOT"):
+    with pytest.raises(jb.UnsupportedPrimitiveError, match=r"its mode is .*ONE_HOT"):
         jb.ibp(lambda x: x.at[np.array([0])].get(mode="one_hot"), box([0, 0], [1, 1]))
 
 
