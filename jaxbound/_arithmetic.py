@@ -192,7 +192,7 @@ def compare(definitely, possibly):
 
 
 def _in_total_order(x):
-    """Returns the ends in the order -NaN < -inf < -0 < 0 < inf < NaN, where a zero is either, and infinity may hide NaN."""
+    """Returns the ends in the order -NaN < -inf < -0 < 0 < inf < NaN: a zero is either, infinity may hide NaN."""
     if not isinstance(x, Interval) or not jnp.issubdtype(x.dtype, jnp.floating):
         return ends(x)
     lower = jnp.where(x.lower == 0, -0.0, jnp.where(x.lower > -jnp.inf, x.lower, -jnp.nan))
