@@ -18,7 +18,7 @@ from jaxbound._control import CONTROL, Site
 from jaxbound._indexing import INDEXED
 from jaxbound._primitives import CALLS, rewrite
 from jaxbound._program import Atom, Constant, Equation, Graph, Var
-from jaxbound._searches import search, search_of
+from jaxbound._searches import look_up
 
 
 def flatten(fn: Callable[..., Any], avals: Sequence[Any], uncertain: Sequence[bool]) -> Graph:
@@ -95,10 +95,10 @@ class _Program:
         if name in CALLS:
             (body,) = jex.jaxprs_in_params(eqn.params)
             closed = _closed(eqn.params, body)
-            options = search_of(closed)
-            if options is not None:
+            whole = look_up(closed, uncertain)
+            if whole is not None:
                 found = _equation(eqn, operands, where, origins)
-                found = dataclasses.replace(found, primitive=search, params=options)
+                found = dataclasses.replace(found, primitive=whole[0], params=whole[1])
                 self.equations.append(found)
                 return list(found.outputs)
             return call(closed, *operands)

@@ -24,7 +24,7 @@ from jaxbound import _tables as tables
 from jaxbound import _waves as waves
 from jaxbound._interval import Interval
 from jaxbound._primitives import REARRANGE
-from jaxbound._searches import search
+from jaxbound._searches import interpolation, search
 
 
 class IntervalRule(NamedTuple):
@@ -198,6 +198,7 @@ interval_rules[jp.atan2_p] = IntervalRule(waves.atan2_image)
 interval_rules |= {
     jp.gather_p: IntervalRule(tables.gather),
     search: IntervalRule(tables.search),
+    interpolation: IntervalRule(tables.interpolation, (0,)),
     # Of an uncertain operand, the trace takes the product out.
     jp.scatter_mul_p: IntervalRule(arrays.scatter_product, (2,)),
     jp.triangular_solve_p: IntervalRule(arrays.triangular_solve, (1,)),

@@ -1,12 +1,13 @@
-"""Searches in a table, recognised as whole calls: what the running JAX traces of `jnp.searchsorted`.
+"""Searches and interpolations in a table, recognised as whole calls: by what the running JAX traces of them.
 
-The interval of every step would be that of a search gone astray; the search as a whole is monotone.
+The interval of every step would be that of a search gone astray; a search as a whole is monotone.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,29 +21,46 @@ METHODS = ("scan", "scan_unrolled", "sort", "compare_all")
 search = Activation(
     "searchsorted", (lambda table, x, **options: jnp.searchsorted(table, x, **options),)
 )
+interpolation = Activation("interp", (lambda x, places, table: jnp.interp(x, places, table),))
 
 
-def search_of(closed: jex.ClosedJaxpr) -> dict[str, Any] | None:
-    """The options with which a call's body is a search of its second operand in its first; None: it is none."""
+def look_up(closed: jex.ClosedJaxpr, uncertain: Sequence[bool]) -> tuple[Activation, Any] | None:
+    """The search or the interpolation, and its options, that a call's body is; None: it is neither."""
     avals = [v.aval for v in closed.jaxpr.invars]
-    if len(avals) != 2 or closed.consts or len(avals[0].shape) != 1 or not avals[0].shape[0]:
-        return None
-    outs = [v.aval for v in closed.jaxpr.outvars]
-    if len(outs) != 1 or outs[0].shape != avals[1].shape or outs[0].dtype.kind not in "iu":
+    ranks, outs = [len(aval.shape) for aval in avals], [v.aval for v in closed.jaxpr.outvars]
+    if closed.consts or len(outs) != 1:
         return None
     of = tuple(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals)
-    return _bodies(of, jnp.result_type(int)).get(str(closed.jaxpr))
+    if len(avals) == 2 and ranks[0] == 1 and outs[0].shape == avals[1].shape:
+        text = str(closed.jaxpr)
+        if any(word in text for word in ("lt_to", "le_to", "sort")):
+            return _searches(of, jnp.result_type(int)).get(text)
+    of_value = list(uncertain) == [True, False, False] and ranks[1:] == [1, 1]
+    if of_value and outs[0].shape == avals[0].shape and avals[1].shape == avals[2].shape != (0,):
+        return _interpolations(of, jnp.result_type(int)).get(str(closed.jaxpr))
+    return None
 
 
 @functools.lru_cache(maxsize=128)
-def _bodies(avals: tuple[Any, ...], _) -> dict[str, dict[str, Any]]:
+def _searches(avals: tuple[Any, ...], _) -> dict[str, tuple[Activation, Any]]:
     """The text of the body of every kind of search in these shapes and types."""
     found = {}
     for side, method in itertools.product(("left", "right"), METHODS):
         options = {"side": side, "method": method}
-        traced = jax.make_jaxpr(functools.partial(jnp.searchsorted, **options))(*avals)
-        for eqn in traced.jaxpr.eqns:
-            if list(eqn.invars) == list(traced.jaxpr.invars):
-                for body in jex.jaxprs_in_params(eqn.params):
-                    found[str(body)] = options
+        of = functools.partial(jnp.searchsorted, **options)
+        found |= dict.fromkeys(_bodies(of, avals), (search, options))
     return found
+
+
+@functools.lru_cache(maxsize=128)
+def _interpolations(avals: tuple[Any, ...], _) -> dict[str, tuple[Activation, Any]]:
+    if not all(jnp.issubdtype(aval.dtype, jnp.floating) for aval in avals):
+        return {}
+    return dict.fromkeys(_bodies(jnp.interp, avals), (interpolation, {}))
+
+
+def _bodies(of, avals: tuple[Any, ...]) -> list[str]:
+    """The bodies of the calls that ``of`` makes of its arguments in order."""
+    traced = jax.make_jaxpr(of)(*avals).jaxpr
+    calls = [eqn for eqn in traced.eqns if list(eqn.invars) == list(traced.invars)]
+    return [str(body) for eqn in calls for body in jex.jaxprs_in_params(eqn.params)]

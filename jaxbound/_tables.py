@@ -99,6 +99,23 @@ def search(table, x, **options) -> Interval:
     return Interval(lower, jnp.searchsorted(ends(table)[0], most(x), **options))
 
 
+def interpolation(x: Interval, places, table) -> Interval:
+    """The values at both ends and of all entries in between: the exact image, as pieces are monotone.
+
+    Of a table without order, or that is not finite, nothing is said.
+    """
+    ordered = (places[1:] >= places[:-1]).all() & jnp.isfinite(places).all()
+    ordered &= jnp.isfinite(table).all()
+    along = lambda entries: entries.reshape(*[1] * len(x.shape), -1)
+    low, high = (jnp.interp(end, places, table) for end in ends(x))
+    between = (x.lower[..., None] <= along(places)) & (along(places) <= x.upper[..., None])
+    entries = jnp.broadcast_to(along(table), between.shape)
+    least = jnp.min(entries, -1, where=between, initial=jnp.inf)
+    most = jnp.max(entries, -1, where=between, initial=-jnp.inf)
+    lower, upper = lax.min(lax.min(low, high), least), lax.max(lax.max(low, high), most)
+    return Interval(jnp.where(ordered, lower, -jnp.inf), jnp.where(ordered, upper, jnp.inf))
+
+
 def gather_lines(x, indices: Interval, *, image, choice, **params) -> Relaxation:
     """The entry itself where one alone may be read; else constants."""
     shape = jnp.shape(ends(x)[0])

@@ -466,6 +466,7 @@ SHAPED = {  # name: (function, shape of its operand); more operands are slices o
     "written at an index": (lambda x: x.at[jnp.argmax(x)].add(2 * x[0]).at[jnp.argmin(x)].set(1.0), (3,)),
     "total order": (lambda x: jnp.stack([p.bind(x, y) for p in ORDERS for y in (x[::-1], jnp.array([np.nan, 0, -1], x.dtype))]).astype(x.dtype), (3,)),
     "place in a table": (lambda x: jnp.searchsorted(np.array([-2, -1, 0.5, 3], x.dtype), x).astype(x.dtype), (3,)),
+    "value in a table": (lambda x: jnp.interp(x, np.array([-2, -1, 0.5, 3], x.dtype), np.array([1, -1, 2, 0], x.dtype)), (3,)),
     "product in a wider type": (lambda x: lax.mul(jnp.floor(x[0]).astype("int8"), jnp.int8(99), out_dtype="int32").astype(x.dtype), (2, 2)),
     "cast": (lambda x: x.astype(jnp.float32).astype(x.dtype), (3,)),
     "scalar": (lambda x: x * 2 - 1, ()),

@@ -119,10 +119,18 @@ def test_an_index_that_is_certain_is_no_choice():
     np.testing.assert_allclose(found.upper[2], 0, atol=1e-6)
 
 
-def test_too_many_writes_are_refused():
-    fn = lambda x: jnp.zeros(3).at[whole(x)].add(x)
-    with pytest.raises(jb.UnsupportedPrimitiveError, match="more than 64 uncertain indices"):
-        jb.ibp(fn, box(np.zeros(65), np.ones(65)))
+def test_an_interpolation_is_exact():
+    """Between two entries and across some; across a jump, and beyond both ends. Not in a table without order."""
+    places, table = np.array([-1.0, 0.0, 2.0, 2.0, 4.0]), np.array([3.0, -1.0, 2.0, 5.0, 1.0])
+    region = box([0.5, -0.5, 1.5, -3.0, -9.0, 3.0], [1.5, 0.5, 2.5, 0.0, 9.0, 3.0])
+    fn = lambda x: jnp.interp(x, places, table)
+    for bounds in by_numpy(lambda region: (jb.ibp(fn, region), jb.crown(fn, region)))(region):
+        np.testing.assert_allclose(bounds.lower, [-0.25, -1, 1.25, -1, -1, 3], atol=1e-6)
+        np.testing.assert_allclose(bounds.upper, [1.25, 1, 5, 3, 5, 3], atol=1e-6)
+    found = by_numpy(lambda region: jb.ibp(lambda x: jnp.interp(x, places[::-1], table), region))(
+        region
+    )
+    assert (found.lower == -np.inf).all() and (found.upper == np.inf).all()
 
 
 ORDERED = np.array([-np.nan, -np.inf, -2, -1, -0.0, 0.0, 1, np.inf, np.nan], "float32")
