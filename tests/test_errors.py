@@ -126,6 +126,15 @@ def test_an_operand_that_must_be_known():
         jb.ibp(lambda x: jnp.zeros(3).at[x.astype(int)].add(x), jb.linf_ball(jnp.zeros(65), 1.0))
 
 
+def test_bodies_are_no_sums():
+    """A reduction by a function of the user's is none that a rule knows."""
+    body = lambda a, b: a * b + 1
+    with pytest.raises(jb.UnsupportedPrimitiveError, match="reduce with uncertain"):
+        jb.ibp(lambda x: lax.reduce(x, np.float32(0), body, (0,)), BOX)
+    with pytest.raises(jb.UnsupportedPrimitiveError, match="reduce_window with uncertain"):
+        jb.ibp(lambda x: lax.reduce_window(x, np.float32(0), body, (2,), (1,), "VALID"), BOX)
+
+
 def test_what_stays_without_a_rule():
     """Complex values say so."""
     with pytest.raises(jb.UnsupportedPrimitiveError, match="fft with uncertain operand"):

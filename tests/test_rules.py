@@ -454,6 +454,7 @@ SHAPED = {  # name: (function, shape of its operand); more operands are slices o
     "reduce_window_min": (lambda x: lax.reduce_window(x, jnp.inf, lax.min, (2,), (1,), "VALID"), (5,)),
     "sort": (lambda x: jnp.sort(x, 0) + jnp.median(x), (3, 2)),
     "order": (lambda x: jnp.stack([jnp.argsort(x, 1), *lax.top_k(x, 3)]).astype(x.dtype), (2, 3)),
+    "order by two keys": (lambda x: jnp.stack(lax.sort((jnp.round(x[0]), x[1], x[0] - x[1]), num_keys=2)), (2, 3)),
     "winners": (lambda x: jax.nn.one_hot(jnp.argmax(x, 0), 3, dtype=x.dtype) * jnp.argmin(x), (3, 2)),
     "any, all, one of two": (lambda x: jnp.stack([(x > 0).any(0), (x > 0).all(0), (x[0] > 0) ^ (x[1] > 0)]).astype(x.dtype), (2, 3)),
     "max-pool, derivative": (lambda x: jax.jvp(pairs, (x,), (x[::-1],))[1] + jax.jvp(pairs, (constant(4).astype(x.dtype),), (x,))[1], (4,)),
