@@ -26,19 +26,22 @@ interpolation = Activation("interp", (lambda x, places, table: jnp.interp(x, pla
 
 def look_up(closed: jex.ClosedJaxpr, uncertain: Sequence[bool]) -> tuple[Activation, Any] | None:
     """The search or the interpolation, and its options, that a call's body is; None: it is neither."""
-    avals = [v.aval for v in closed.jaxpr.invars]
-    ranks, outs = [len(aval.shape) for aval in avals], [v.aval for v in closed.jaxpr.outvars]
+    outs = [v.aval for v in closed.jaxpr.outvars]
+    avals = tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars)
+    shapes, ranks = [aval.shape for aval in avals], [len(aval.shape) for aval in avals]
     if closed.consts or len(outs) != 1:
         return None
-    of = tuple(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals)
-    if len(avals) == 2 and ranks[0] == 1 and outs[0].shape == avals[1].shape:
-        text = str(closed.jaxpr)
-        if any(word in text for word in ("lt_to", "le_to", "sort")):
-            return _searches(of, jnp.result_type(int)).get(text)
-    of_value = list(uncertain) == [True, False, False] and ranks[1:] == [1, 1]
-    if of_value and outs[0].shape == avals[0].shape and avals[1].shape == avals[2].shape != (0,):
-        return _interpolations(of, jnp.result_type(int)).get(str(closed.jaxpr))
-    return None
+    if len(avals) == 2 and ranks[0] == 1 and shapes[1] == outs[0].shape:
+        kinds = _searches
+    elif list(uncertain) == [True, False, False] and shapes == [outs[0].shape, *2 * shapes[1:2]]:
+        kinds = _interpolations
+    else:
+        return None
+    # Most calls are neither: they are not worth tracing a pattern for.
+    text = str(closed.jaxpr)
+    if not any(word in text for word in ("lt_to", "le_to", "sort")):
+        return None
+    return kinds(avals, jnp.result_type(int)).get(text)
 
 
 @functools.lru_cache(maxsize=128)
@@ -54,13 +57,14 @@ def _searches(avals: tuple[Any, ...], _) -> dict[str, tuple[Activation, Any]]:
 
 @functools.lru_cache(maxsize=128)
 def _interpolations(avals: tuple[Any, ...], _) -> dict[str, tuple[Activation, Any]]:
-    if not all(jnp.issubdtype(aval.dtype, jnp.floating) for aval in avals):
-        return {}
     return dict.fromkeys(_bodies(jnp.interp, avals), (interpolation, {}))
 
 
 def _bodies(of, avals: tuple[Any, ...]) -> list[str]:
     """The bodies of the calls that ``of`` makes of its arguments in order."""
-    traced = jax.make_jaxpr(of)(*avals).jaxpr
+    try:
+        traced = jax.make_jaxpr(of)(*avals).jaxpr
+    except (TypeError, ValueError):
+        return []  # not of these types and sizes
     calls = [eqn for eqn in traced.eqns if list(eqn.invars) == list(traced.invars)]
     return [str(body) for eqn in calls for body in jex.jaxprs_in_params(eqn.params)]

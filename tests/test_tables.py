@@ -214,3 +214,11 @@ def test_an_input_without_elements():
     for found in by_numpy(lambda region: [method(fn, region) for method in METHODS])(region):
         assert found[0].shape == (0, 2)
         np.testing.assert_array_equal([found[1].lower, found[1].upper], 0)
+
+
+def test_a_call_that_only_looks_like_an_interpolation():
+    """In a type that `jnp.interp` does not take."""
+    fn = jax.jit(lambda x, a, b: jnp.sort(x * a + b))
+    one = jnp.ones(3, "bfloat16")
+    found = jb.ibp(lambda x: fn(x, one, one), jb.linf_ball(0 * one, 1.0))
+    assert (found.lower == 0).all() and (found.upper == 2).all()
