@@ -264,6 +264,25 @@ def compare(definitely, possibly):
     return bound
 
 
+def _in_total_order(x):
+    """Returns the ends in the order -NaN < -inf < -0 < 0 < inf < NaN: a zero is either, infinity may hide NaN."""
+    if not isinstance(x, Interval) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return ends(x)
+    lower = jnp.where(x.lower == 0, -0.0, jnp.where(x.lower > -jnp.inf, x.lower, -jnp.nan))
+    upper = jnp.where(x.upper == 0, 0.0, jnp.where(x.upper < jnp.inf, x.upper, jnp.nan))
+    return lower.astype(x.dtype), upper.astype(x.dtype)
+
+
+def compare_total(primitive):
+    """``x < y`` or ``x <= y`` in the total order: never more true for a greater x or a lesser y."""
+
+    def bound(x, y, **params):
+        (xl, xu), (yl, yu) = _in_total_order(x), _in_total_order(y)
+        return Interval(primitive.bind(xu, yl, **params), primitive.bind(xl, yu, **params))
+
+    return bound
+
+
 def is_finite(x: Interval) -> Interval:
     """Certain between finite ends, impossible at an infinite point."""
     lower, upper = jnp.isfinite(x.lower), jnp.isfinite(x.upper)

@@ -114,7 +114,9 @@ def _as_list(fn):
 
 
 def _dot(rows, bias):
-    return rows.reshape(rows.shape[0], -1) @ bias.reshape(-1)
+    """Sums ``rows bias``; an element that a row does not read adds nothing, NaN or not."""
+    rows, bias = rows.reshape(rows.shape[0], -1), bias.reshape(1, -1)
+    return (rows * jnp.where((rows == 0) & ~jnp.isfinite(bias), 0, bias)).sum(-1)
 
 
 def unit_rows(graph: Graph, var: Var, indices, env: dict[Var, Any]) -> tuple[Var, Any, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import primitives as jp
 
@@ -58,7 +59,8 @@ def _extremes(dtype):
     if jnp.issubdtype(dtype, jnp.floating):
         return -jnp.inf, jnp.inf
     if jnp.issubdtype(dtype, jnp.integer):
-        return jnp.iinfo(dtype).min, jnp.iinfo(dtype).max
+        limits = jnp.iinfo(dtype)
+        return np.array(limits.min, dtype), np.array(limits.max, dtype)
     return False, True
 
 

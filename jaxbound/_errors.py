@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from jaxbound._indexing import refused
 from jaxbound._interval_rules import interval_rules
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Equation, Graph
@@ -39,6 +40,8 @@ def _supported(eqn: Equation) -> bool:
     rule = interval_rules.get(eqn.primitive)
     if any(jnp.issubdtype(out.dtype, jnp.complexfloating) for out in eqn.outputs):
         return False  # no order, so no intervals
+    if refused(str(eqn.primitive), eqn.uncertain, eqn.params):
+        return False
     return rule is not None and (rule.accepts(eqn.uncertain) or linear_operands(eqn) is not None)
 
 
@@ -46,7 +49,8 @@ def describe(eqn: Equation) -> str:
     which = list(map(str, eqn.moving))
     operands = f" with uncertain operand{'s' * (len(which) > 1)} {', '.join(which)}"
     layer = f" in layer {eqn.layer}" if eqn.layer else ""
-    reason = _REASONS.get(str(eqn.primitive), "")
+    name = str(eqn.primitive)
+    reason = refused(name, eqn.uncertain, eqn.params) or _REASONS.get(name, "")
     return f"{eqn.primitive}{operands}{layer} ({eqn.line}){reason}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,8 +15,10 @@ from jax.extend import core as jex
 
 from jaxbound._activations import Activation
 from jaxbound._control import CONTROL, Site
+from jaxbound._indexing import INDEXED
 from jaxbound._primitives import CALLS, rewrite
 from jaxbound._program import Atom, Constant, Equation, Graph, Var
+from jaxbound._searches import look_up
 
 
 def flatten(fn: Callable[..., Any], avals: Sequence[Any], uncertain: Sequence[bool]) -> Graph:
@@ -55,7 +58,7 @@ class _Program:
         env: dict[Any, Atom] = dict(
             zip(closed.jaxpr.constvars, map(Constant, closed.consts), strict=True)
         )
-        env.update(zip(closed.jaxpr.invars, atoms, strict=True))
+        env.update(zip(closed.jaxpr.invars, map(_known_if_empty, atoms), strict=True))
         made: dict[Any, list[Atom]] = {}
 
         def get(atom) -> Atom:
@@ -70,6 +73,7 @@ class _Program:
             outs = made.get(key) or self._replaced(eqn, operands, where, origins, own)
             if outs is None:
                 outs = self._appended(eqn, operands, where, origins)
+            outs = list(map(_known_if_empty, outs))
             env.update(zip(eqn.outvars, outs, strict=True))
             if key is not None:
                 made[key] = outs
@@ -90,9 +94,18 @@ class _Program:
 
         if name in CALLS:
             (body,) = jex.jaxprs_in_params(eqn.params)
-            return call(_closed(eqn.params, body), *operands)
-        if name in CONTROL:
-            return CONTROL[name](Site(call, self.value), operands, **eqn.params)
+            closed = _closed(eqn.params, body)
+            whole = look_up(closed, uncertain)
+            if whole is not None:
+                found = _equation(eqn, operands, where, origins)
+                found = dataclasses.replace(found, primitive=whole[0], params=whole[1])
+                self.equations.append(found)
+                return list(found.outputs)
+            return call(closed, *operands)
+        form = CONTROL.get(name) or INDEXED.get(name)
+        outs = form and form(Site(call, self.value), operands, **eqn.params)
+        if outs is not None:
+            return outs
         itself = len(eqn.invars[0].aval.shape) if operands[0] is operands[-1] else None
         value = lambda position: self.value(operands[position])
         simpler = rewrite(eqn.primitive, uncertain, eqn.params, itself, value)
@@ -129,6 +142,13 @@ class _Program:
             for index in sorted(needed):
                 self._values |= self.equations[index].evaluate(self._values)
         return np.asarray(self._values[atom])
+
+
+def _known_if_empty(atom: Atom) -> Atom:
+    """Nothing is uncertain about a value without elements."""
+    if isinstance(atom, Var) and atom.uncertain and not atom.size:
+        return Constant(np.zeros(atom.shape, atom.dtype))
+    return atom
 
 
 def _aval(atom: Atom) -> jax.ShapeDtypeStruct:

@@ -22,9 +22,8 @@ def logical(primitive):
 
     def bound(x, y, **_):
         (xl, xu), (yl, yu) = ends(x), ends(y)
-        if xl.dtype == bool:
-            return Interval(primitive.bind(xl, yl), primitive.bind(xu, yu))
-        return any_integer(primitive.bind(xl, yl))
+        low, high = primitive.bind(xl, yl), primitive.bind(xu, yu)
+        return Interval(low, high) if low.dtype == bool else any_integer(low)
 
     return bound
 

@@ -21,9 +21,11 @@ from jaxbound import _arrays as arrays
 from jaxbound import _axes as along
 from jaxbound import _choices as choices
 from jaxbound import _integers as integers
+from jaxbound import _tables as tables
 from jaxbound import _waves as waves
 from jaxbound._interval import Interval
 from jaxbound._primitives import REARRANGE
+from jaxbound._searches import interpolation, search
 
 
 class IntervalRule(NamedTuple):
@@ -119,7 +121,7 @@ for _p, _inside in (
 
 # The other operands are sizes, indices or a padding value's shape: known.
 for _p, _operands in (
-    (jp.broadcast_in_dim_p, (0,)), (jp.gather_p, (0,)), (jp.dynamic_slice_p, (0,)),
+    (jp.broadcast_in_dim_p, (0,)), (jp.dynamic_slice_p, (0,)),
     (jp.dynamic_update_slice_p, (0, 1)), (jp.scatter_p, (0, 2)), (jp.scatter_add_p, (0, 2)),
     (jp.scatter_max_p, (0, 2)), (jp.scatter_min_p, (0, 2)),
 ):  # fmt: skip
@@ -209,6 +211,9 @@ interval_rules[jp.atan2_p] = IntervalRule(waves.atan2_image)
 
 
 interval_rules |= {
+    jp.gather_p: IntervalRule(tables.gather),
+    search: IntervalRule(tables.search),
+    interpolation: IntervalRule(tables.interpolation, (0,)),
     # Of an uncertain operand, the trace takes the product out.
     jp.scatter_mul_p: IntervalRule(arrays.scatter_product, (2,)),
     jp.triangular_solve_p: IntervalRule(arrays.triangular_solve, (1,)),
@@ -265,6 +270,8 @@ interval_rules |= {
             lambda xl, xu, yl, yu: ~((xl == xu) & (yl == yu) & (xl == yl)),
         )
     ),
+    jp.lt_to_p: IntervalRule(arithmetic.compare_total(jp.lt_to_p)),
+    jp.le_to_p: IntervalRule(arithmetic.compare_total(jp.le_to_p)),
     jp.is_finite_p: IntervalRule(arithmetic.is_finite),
     activations.is_nan: IntervalRule(arithmetic.is_nan),
     jp.select_n_p: IntervalRule(choices.select_n),

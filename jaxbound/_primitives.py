@@ -64,10 +64,11 @@ def rewrite(
         return None if power is None else lambda x, _: lax.integer_pow(x, power)
     if primitive is jp.min_p and not all(uncertain):
         return None
-    if primitive is jp.gather_p and not params["fill_value"]:
-        return None
     if primitive is jp.scatter_mul_p and not uncertain[0]:
         return None
+    if primitive is jp.mul_p:
+        wide = params.get("out_dtype")
+        return None if wide is None else _wide_product
     if primitive is jp.convert_element_type_p and params["new_dtype"] != np.dtype(bool):
         return None
     return REWRITES.get(primitive) or _OF_SOME_VERSIONS.get(primitive.name)
@@ -80,14 +81,6 @@ def whole_number(exponents: np.ndarray | None) -> int | None:
     first = float(exponents.flat[0])
     alike = abs(first) <= MOST_FACTORS and first == int(first) and (exponents == first).all()
     return int(first) if alike else None
-
-
-def _gather(x, indices, *, fill_value, **params):
-    # A fill other than 0 would make it affine with an offset of its own, not linear.
-    inside, found = (
-        jp.gather_p.bind(z, indices, fill_value=0, **params) for z in (jnp.ones_like(x), x)
-    )
-    return jnp.where(inside > 0, found, jnp.full_like(found, fill_value))
 
 
 def _scatter(scatter, x, indices, updates, params):
@@ -106,7 +99,11 @@ def _product(x, *, axes, **_):
     return x[0] if len(x) else jnp.ones_like(x.sum(0))
 
 
-def _solve(*operands, const_lengths, jaxprs):
+def _wide_product(x, y, *, out_dtype, **_):
+    return lax.mul(x.astype(out_dtype), y.astype(out_dtype))
+
+
+def _solve(*operands, const_lengths, jaxprs, **_):
     """What solves, without how it is transposed."""
     counts = [const_lengths.matvec, const_lengths.vecmat, const_lengths.solve]
     start, stop = sum(counts[:2]), sum(counts)
@@ -122,11 +119,12 @@ def _sum_of_squares(x, _, *, dimension_numbers, preferred_element_type, **params
 
 REWRITES: dict[Any, Callable[..., Any]] = {
     jp.square_p: lambda x, **_: lax.integer_pow(x, 2),
+    jp.eq_to_p: lambda x, y, **_: jp.le_to_p.bind(x, y) & jp.le_to_p.bind(y, x),
     jp.clamp_p: lambda low, x, high, **_: clamp(low, x, high),
     jp.exp2_p: lambda x, **_: lax.exp(lax.mul(x, jnp.asarray(jnp.log(2.0), x.dtype))),
     jp.acos_p: lambda x, **_: lax.sub(jnp.full_like(x, jnp.pi / 2), lax.asin(x)),
     jp.reduce_prod_p: _product,
-    jp.cumprod_p: lambda x, *, axis, reverse: lax.associative_scan(lax.mul, x, reverse, axis),
+    jp.cumprod_p: lambda x, *, axis, reverse, **_: lax.associative_scan(lax.mul, x, reverse, axis),
     jp.linear_solve_p: _solve,
     lax.scatter_sub_p: lambda x, i, u, **params: _scatter(
         lax.scatter_add, x, i, lax.neg(u), params
@@ -136,7 +134,6 @@ REWRITES: dict[Any, Callable[..., Any]] = {
     ),
     jp.min_p: lambda x, y, **_: lax.neg(lax.max(lax.neg(x), lax.neg(y))),
     jp.cummin_p: lambda x, **params: lax.neg(jp.cummax_p.bind(lax.neg(x), **params)),
-    jp.gather_p: _gather,
     jp.convert_element_type_p: lambda x, **_: lax.ne(x, jnp.zeros_like(x)),
     jp.stop_gradient_p: lambda x, **_: x,
     jp.reduce_window_min_p: lambda x, **params: lax.neg(

@@ -15,6 +15,7 @@ from jaxbound import _axes as along
 from jaxbound import _choices as choices
 from jaxbound import _curves as curves
 from jaxbound import _planes as planes
+from jaxbound import _tables as tables
 from jaxbound._arithmetic import STEEP, tame
 from jaxbound._interval import Interval
 from jaxbound._linear import once
@@ -167,6 +168,7 @@ def _reduce_window_max(x, *, image, choice, **window):
 
 
 relaxations |= {
+    jp.gather_p: tables.gather_lines,
     jp.select_n_p: choices.select_n_lines,
     jp.select_and_gather_add_p: choices.gather_selected_lines,
     jp.select_and_scatter_add_p: choices.scatter_selected_lines,

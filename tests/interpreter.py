@@ -60,7 +60,7 @@ def _plain(fn):
 
 
 def _reduced(fn):
-    return lambda x, *, axes, **_: fn(x, axis=tuple(axes))
+    return lambda x, *, axes, **_: fn(x, axis=tuple(axes)) if x.size else NotImplemented
 
 
 def _of_floats(fn):

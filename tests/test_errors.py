@@ -120,10 +120,19 @@ def test_unsupported_primitives_are_listed(method, monkeypatch):
 
 
 def test_an_operand_that_must_be_known():
-    with pytest.raises(jb.UnsupportedPrimitiveError, match="gather with uncertain operand 1"):
-        jb.crown(lambda x: jnp.take(jnp.arange(3.0), x.astype(int), mode="clip"), BOX)
-    with pytest.raises(jb.UnsupportedPrimitiveError, match="slice with uncertain operands 0, 1"):
-        jb.crown(lambda x: x[jnp.argmax(x)], BOX)
+    """Beyond some, where writes go: each of them is a choice of its own."""
+    reason = "scatter-add with uncertain operands 1, 2 .*more than 64 uncertain indices"
+    with pytest.raises(jb.UnsupportedPrimitiveError, match=reason):
+        jb.ibp(lambda x: jnp.zeros(3).at[x.astype(int)].add(x), jb.linf_ball(jnp.zeros(65), 1.0))
+
+
+def test_bodies_are_no_sums():
+    """A reduction by a function of the user's is none that a rule knows."""
+    body = lambda a, b: a * b + 1
+    with pytest.raises(jb.UnsupportedPrimitiveError, match="reduce with uncertain"):
+        jb.ibp(lambda x: lax.reduce(x, np.float32(0), body, (0,)), BOX)
+    with pytest.raises(jb.UnsupportedPrimitiveError, match="reduce_window with uncertain"):
+        jb.ibp(lambda x: lax.reduce_window(x, np.float32(0), body, (2,), (1,), "VALID"), BOX)
 
 
 def test_what_stays_without_a_rule():

@@ -16,6 +16,8 @@ import pytest
 from interpreter import by_numpy
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jax.extend import core as jex
+from jax.extend.core import primitives as jp
 from oracle import (
     DTYPES,
     KINDS,
@@ -30,8 +32,12 @@ from oracle import (
 )
 
 import jaxbound as jb
+from jaxbound._activations import Activation
+from jaxbound._control import CONTROL
+from jaxbound._indexing import INDEXED
 from jaxbound._interval_rules import interval_rules
 from jaxbound._linear_rules import linear_rules
+from jaxbound._primitives import REWRITES
 from jaxbound._relaxations import kinked, relaxations
 
 # ---------------------------------------------------------------- functions of one variable
@@ -339,6 +345,8 @@ def pairs(x):
     return lax.reduce_window(x, -jnp.inf, lax.max, (2,), (1,), "VALID")
 
 
+ORDERS = (jp.lt_to_p, jp.le_to_p, jp.eq_to_p)
+
 SHAPED = {  # name: (function, shape of its operand); more operands are slices of it
     "conv 1-d": (conv((2, 3, 3)), (3, 5)),
     "conv 2-d": (conv((2, 2, 3, 3)), (2, 4, 4)),
@@ -446,6 +454,7 @@ SHAPED = {  # name: (function, shape of its operand); more operands are slices o
     "reduce_window_min": (lambda x: lax.reduce_window(x, jnp.inf, lax.min, (2,), (1,), "VALID"), (5,)),
     "sort": (lambda x: jnp.sort(x, 0) + jnp.median(x), (3, 2)),
     "order": (lambda x: jnp.stack([jnp.argsort(x, 1), *lax.top_k(x, 3)]).astype(x.dtype), (2, 3)),
+    "order by two keys": (lambda x: jnp.stack(lax.sort((jnp.round(x[0]), x[1], x[0] - x[1]), num_keys=2)), (2, 3)),
     "winners": (lambda x: jax.nn.one_hot(jnp.argmax(x, 0), 3, dtype=x.dtype) * jnp.argmin(x), (3, 2)),
     "any, all, one of two": (lambda x: jnp.stack([(x > 0).any(0), (x > 0).all(0), (x[0] > 0) ^ (x[1] > 0)]).astype(x.dtype), (2, 3)),
     "max-pool, derivative": (lambda x: jax.jvp(pairs, (x,), (x[::-1],))[1] + jax.jvp(pairs, (constant(4).astype(x.dtype),), (x,))[1], (4,)),
@@ -453,6 +462,13 @@ SHAPED = {  # name: (function, shape of its operand); more operands are slices o
     "layer norm": (lambda x: (x - x.mean()) * lax.rsqrt(x.var() + 1), (4,)),
     "glu": (jax.nn.glu, (6,)),
     "norm": (lambda x: jnp.sqrt(1 + (x**2).sum()), (4,)),
+    "entry at an index": (lambda x: x[jnp.argmax(x[:, 0])] + jnp.arange(4, dtype=x.dtype)[jnp.argmin(x[0])], (3, 2)),
+    "entries in order": (lambda x: jnp.take_along_axis(x, jnp.argsort(x[::-1], 1), 1)[:, 1:], (2, 3)),
+    "written at an index": (lambda x: x.at[jnp.argmax(x)].add(2 * x[0]).at[jnp.argmin(x)].set(1.0), (3,)),
+    "total order": (lambda x: jnp.stack([p.bind(x, y) for p in ORDERS for y in (x[::-1], jnp.array([np.nan, 0, -1], x.dtype))]).astype(x.dtype), (3,)),
+    "place in a table": (lambda x: jnp.searchsorted(np.array([-2, -1, 0.5, 3], x.dtype), x).astype(x.dtype), (3,)),
+    "value in a table": (lambda x: jnp.interp(x, np.array([-2, -1, 0.5, 3], x.dtype), np.array([1, -1, 2, 0], x.dtype)), (3,)),
+    "product in a wider type": (lambda x: lax.mul(jnp.floor(x[0]).astype("int8"), jnp.int8(99), out_dtype="int32").astype(x.dtype), (2, 2)),
     "cast": (lambda x: x.astype(jnp.float32).astype(x.dtype), (3,)),
     "scalar": (lambda x: x * 2 - 1, ()),
     "relu of a scalar": (jax.nn.relu, ()),
@@ -546,3 +562,69 @@ def test_every_rule_has_a_case():
     assert {
         str(p) for table in (interval_rules, linear_rules, relaxations) for p in table.keys() - seen
     } == set()
+
+
+# What rules take of their primitives' parameters: looked at, one by one. What says how a value is made, not
+# which (a sharding, a precision), changes no bound; all else goes to the primitive itself, or is read.
+PARAMETERS = {
+    "": "abs acos acosh add add_any and asin asinh atan atan2 atanh ceil clamp copy cosh digamma div dynamic_update_slice eq"
+        " eq_to erf erf_inv erfc floor ge gt is_finite le le_to lgamma lt lt_to max min ne neg not or pow rem select_n sign"
+        " sinh square stop_gradient sub xor",
+    "accuracy": "cbrt cos exp exp2 expm1 log log1p logistic rsqrt sin sqrt tan tanh",
+    "axes out_sharding": "reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum",
+    "axes index_dtype": "argmax argmin",
+    "axis": "stack unstack",
+    "axis k": "top_k",
+    "axis reverse": "cumlogsumexp cummax cummin cumprod cumsum",
+    "axis sizes": "split",
+    "base_dilation padding window_dilation window_dimensions window_strides": "reduce_window_max reduce_window_min reduce_window_sum",
+    "base_dilation padding select_prim window_dilation window_dimensions window_strides": "select_and_gather_add",
+    "padding select_prim window_dimensions window_strides": "select_and_scatter_add",
+    "batch_group_count dimension_numbers feature_group_count lhs_dilation out_sharding padding precision"
+    " preferred_element_type rhs_dilation window_strides": "conv_general_dilated",
+    "branches": "cond",
+    "broadcast_dimensions shape sharding": "broadcast_in_dim",
+    "conjugate_a left_side lower transpose_a unit_diagonal": "triangular_solve",
+    "const_lengths jaxprs": "custom_linear_solve",
+    "dimension": "concatenate",
+    "dimension is_stable num_keys": "sort",
+    "dimension_numbers fill_value indices_are_sorted mode slice_sizes unique_indices": "gather",
+    "dimension_numbers indices_are_sorted mode unique_indices update_consts update_jaxpr":
+        "scatter scatter-add scatter-max scatter-min scatter-mul scatter-sub",
+    "dimension_numbers out_sharding precision preferred_element_type": "dot_general",
+    "dimensions": "rev squeeze",
+    "dimensions new_sizes sharding": "reshape",
+    "exponent_bits mantissa_bits": "reduce_precision",
+    "ft_in jaxpr length num_carry num_consts reverse unroll": "scan",
+    "limit_indices start_indices strides": "slice",
+    "name": "name",
+    "new_dtype sharding weak_type": "convert_element_type",
+    "out_dtype": "mul",
+    "padding_config": "pad",
+    "permutation": "transpose",
+    "reps": "tile",
+    "rounding_method": "round",
+    "slice_sizes": "dynamic_slice",
+    "y": "integer_pow",
+}  # fmt: skip
+
+
+def test_every_parameter_was_looked_at():
+    """A new one may change what a primitive computes: look at its rules, then add it."""
+    looked_at = {name: set(p.split()) for p, names in PARAMETERS.items() for name in names.split()}
+    found = {}
+
+    def look(jaxpr):
+        for eqn in jaxpr.eqns:
+            found.setdefault(eqn.primitive.name, set()).update(eqn.params)
+            for body in jex.jaxprs_in_params(eqn.params):
+                look(body)
+
+    for fn, shape in [(fn, (3,)) for fn, _ in UNARY.values()] + list(SHAPED.values()):
+        look(jax.make_jaxpr(fn)(jnp.zeros(shape)).jaxpr)
+    tables = (interval_rules, linear_rules, relaxations, REWRITES)
+    known = {p.name for table in tables for p in table if not isinstance(p, Activation)}
+    known |= {*CONTROL, *INDEXED} - {"while"}
+    assert known - found.keys() == set()
+    new = {name: found[name] - looked_at.get(name, set()) for name in known}
+    assert {name: params for name, params in new.items() if params} == {}
