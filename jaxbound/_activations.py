@@ -94,6 +94,27 @@ clip = Activation("clip", (lambda x, low, high: clamp(low, x, high),), parameter
 mish = Activation("mish", (jax.nn.mish, lambda x: x * lax.tanh(jax.nn.softplus(x))))
 soft_sign = Activation("soft_sign", (jax.nn.soft_sign,))
 square = Activation("square", (lambda x: lax.mul(x, x),))
+
+
+def _in_pieces(x, breaks, polys):
+    """The polynomials ``a z^2 + b z + c`` between the break points."""
+    value = polynomial(polys[0], x)
+    for z, poly in zip(breaks, polys[1:], strict=True):
+        value = jnp.where(x >= jnp.asarray(z, x.dtype), polynomial(poly, x), value)
+    return value
+
+
+def polynomial(poly, z):
+    """About the vertex where that cancels less: ``(z - 1000)^2`` would lose all its digits."""
+    a, b, c = poly
+    if a and abs(c - b * b / (4 * a)) < abs(c):
+        return a * lax.integer_pow(z + b / (2 * a), 2) + (c - b * b / (4 * a))
+    linear = b * z + c if b else jnp.full_like(z, c)
+    return a * lax.integer_pow(z, 2) + linear if a else linear
+
+
+straight_pieces = Activation("straight_pieces", (_in_pieces,))
+quadratic_pieces = Activation("quadratic_pieces", (_in_pieces,))
 is_nan = Activation("is_nan", (lambda x: lax.ne(x, x),))
 # Of a value and the inverse root of its mean square: at most ``limit``.
 normalised = Activation("normalised", (lambda x, r, *, limit: x * r,))

@@ -20,6 +20,7 @@ from jaxbound import _arrays as arrays
 from jaxbound import _axes as along
 from jaxbound import _choices as choices
 from jaxbound import _integers as integers
+from jaxbound import _piecewise as piecewise
 from jaxbound import _waves as waves
 from jaxbound._interval import Interval
 from jaxbound._primitives import REARRANGE
@@ -178,6 +179,8 @@ def _ramp(x, r, eta, **_):
     return Interval(end(x.lower, x.upper), end(x.upper, x.lower))
 
 
+for _p in (activations.straight_pieces, activations.quadratic_pieces):
+    interval_rules[_p] = IntervalRule(piecewise.image)
 interval_rules[activations.ramp] = IntervalRule(_ramp, (0,))
 interval_rules[jp.integer_pow_p] = IntervalRule(arithmetic.integer_pow)
 interval_rules[jp.pow_p] = IntervalRule(arithmetic.power)

@@ -11,8 +11,9 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import primitives as jp
 
-from jaxbound._activations import ACTIVATIONS, Activation, is_nan
+from jaxbound._activations import ACTIVATIONS, Activation, is_nan, square
 from jaxbound._inline import flatten, live
+from jaxbound._joined import joined
 from jaxbound._normalised import limit_normalised
 from jaxbound._primitives import COMMUTATIVE
 from jaxbound._program import Atom, Constant, Equation, Graph, Var
@@ -23,7 +24,14 @@ REACH = 6  # equations from the last one of a pattern back to the sum or maximum
 def recognise(graph: Graph) -> Graph:
     """Replaces the last equation of every activation by the activation itself."""
     producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
-    simpler = lambda eqn: _comparison(eqn, producer) or _activation(eqn, producer) or eqn
+    order = {out: i for i, eqn in enumerate(graph.equations) for out in eqn.outputs}
+
+    def simpler(eqn: Equation) -> Equation:
+        found = _comparison(eqn, producer) or _activation(eqn, producer)
+        if found is None or found.primitive is square:
+            found = joined(eqn, producer, order) or found
+        return found or eqn
+
     equations = [simpler(eqn) if eqn.moving else eqn for eqn in graph.equations]
     graph = limit_normalised(dataclasses.replace(graph, equations=tuple(equations)))
     return dataclasses.replace(graph, equations=live(graph.equations, graph.outputs))

@@ -29,6 +29,7 @@ elementwise: set[Any] = set()
 # Those among them made of straight pieces (maximum and minimum with a known value): the kind chooses their lines.
 kinked: frozenset[Any] = frozenset(
     {jp.abs_p, jp.max_p, jp.min_p, activations.leaky_relu, activations.ramp, activations.clip}
+    | {activations.straight_pieces}
 )
 
 # Those that are not defined everywhere: lines through an operand's bounds may leave the domain, intervals seldom do.

@@ -103,6 +103,8 @@ UNARY = {  # name: (function, boxes of its operand)
     "hard tanh": (jax.nn.hard_tanh, REALS),
     "hard sigmoid": (jax.nn.hard_sigmoid, REALS),
     "hard silu": (jax.nn.hard_silu, REALS),
+    "five pieces": (lambda x: jnp.where(x < -2, 0.1 * x, jnp.where(x < 0, x + 1.8, jnp.where(x < 1, 1.8 - 3 * x, jnp.abs(x - 2) - 2.2))), REALS),
+    "bumps": (lambda x: jnp.where(x < -1, 0, jnp.where(x < 0, (x + 1)**2 / 2, jnp.where(x < 1, 0.5 + x - x**2 / 2, 1))), REALS),
     "leaky_relu -0.5": (lambda x: jax.nn.leaky_relu(x, -0.5), REALS),
     "leaky_relu 0": (lambda x: jax.nn.leaky_relu(x, 0.0), REALS),
     "leaky_relu 0.01": (jax.nn.leaky_relu, REALS),
