@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -81,10 +82,20 @@ def spread(known, like):
     return jnp.where(jnp.isnan(like), lax.stop_gradient(known), known)
 
 
+def _log_cosh(x):
+    """Without overflow, and near 0 without losing the square that it is."""
+    size = jnp.abs(x)
+    near = jnp.log1p(2 * lax.integer_pow(lax.sinh(0.5 * jnp.clip(x, -1, 1)), 2))
+    far = size + jnp.log1p(jnp.exp(-2 * size)) - jnp.asarray(math.log(2), x.dtype)
+    return jnp.where(size < 1, near, far)
+
+
 silu = Activation("silu", (jax.nn.silu, lambda x: lax.mul(x, lax.logistic(x))))
 gelu_tanh = Activation("gelu_tanh", (lambda x: jax.nn.gelu(x, approximate=True),))
 gelu_erf = Activation("gelu_erf", (lambda x: jax.nn.gelu(x, approximate=False),))
-softplus = Activation("softplus", (jax.nn.softplus, lambda x: jnp.logaddexp(0.0, x)))
+softplus = Activation(
+    "softplus", (jax.nn.softplus, lambda x: jnp.logaddexp(0.0, x), lambda x: jnp.logaddexp(x, 0.0))
+)
 elu = Activation("elu", (jax.nn.elu,), parameters=1)
 leaky_relu = Activation(
     "leaky_relu", (jax.nn.leaky_relu, lambda x, a: jnp.where(x > 0, x, a * x)), parameters=1
@@ -93,6 +104,9 @@ ramp = Activation("param_ramp", (_ramp,), parameters=2)
 clip = Activation("clip", (lambda x, low, high: clamp(low, x, high),), parameters=2)
 mish = Activation("mish", (jax.nn.mish, lambda x: x * lax.tanh(jax.nn.softplus(x))))
 soft_sign = Activation("soft_sign", (jax.nn.soft_sign,))
+log_cosh = Activation("log_cosh", (_log_cosh,))
+entr = Activation("entr", (jax.scipy.special.entr,))
+xlogx = Activation("xlogx", (lambda x: jax.scipy.special.xlogy(x, x), lambda x: x * jnp.log(x)))
 square = Activation("square", (lambda x: lax.mul(x, x),))
 
 
@@ -221,5 +235,6 @@ count_least = Activation("count_least", (_count(jnp.min),), reduces=True)
 # Larger patterns first: the first match wins.
 ACTIVATIONS = (
     softmax, log_softmax, logsumexp, variance, count_largest, count_least, is_largest, is_least,
-    gelu_tanh, gelu_erf, mish, silu, softplus, elu, leaky_relu, ramp, soft_sign, clip, square,
+    gelu_tanh, gelu_erf, mish, silu, softplus, elu, leaky_relu, ramp, soft_sign, clip,
+    log_cosh, entr, xlogx, square,
 )  # fmt: skip

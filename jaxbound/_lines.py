@@ -80,10 +80,21 @@ def _wave(peak: float):
 
 LINES: dict[Any, Callable[..., curves.Lines]] = {
     **dict.fromkeys(
-        (jp.expm1_p, jp.rsqrt_p, jp.cosh_p, jp.lgamma_p, activations.softplus, activations.square),
+        (
+            jp.expm1_p,
+            jp.rsqrt_p,
+            jp.cosh_p,
+            jp.lgamma_p,
+            activations.softplus,
+            activations.square,
+            activations.xlogx,
+            activations.log_cosh,
+        ),
         _convex,
     ),
-    **dict.fromkeys((jp.log_p, jp.log1p_p, jp.sqrt_p, jp.acosh_p, jp.digamma_p), _concave),
+    **dict.fromkeys(
+        (jp.log_p, jp.log1p_p, jp.sqrt_p, jp.acosh_p, jp.digamma_p, activations.entr), _concave
+    ),
     **dict.fromkeys(
         (
             jp.logistic_p,

@@ -35,7 +35,15 @@ kinked: frozenset[Any] = frozenset(
 # Those that are not defined everywhere: lines through an operand's bounds may leave the domain, intervals seldom do.
 partial: frozenset[Any] = frozenset(
     {jp.log_p, jp.log1p_p, jp.sqrt_p, jp.rsqrt_p, jp.integer_pow_p, jp.pow_p, jp.tan_p, jp.asin_p}
-    | {jp.acosh_p, jp.atanh_p, jp.erf_inv_p, jp.lgamma_p, jp.digamma_p}
+    | {
+        jp.acosh_p,
+        jp.atanh_p,
+        jp.erf_inv_p,
+        jp.lgamma_p,
+        jp.digamma_p,
+        activations.entr,
+        activations.xlogx,
+    }
 )
 
 
