@@ -12,17 +12,15 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.extend.core import primitives as jp
 
 from jaxbound import _activations as activations
+from jaxbound._match import number
 from jaxbound._pieces import AFFINE, IDENTITY, OPERATIONS, Pieces, Unfit, constant
-from jaxbound._program import Atom, Constant, Equation, Var, shape_of
+from jaxbound._program import Constant, Equation, Var
 
 Producer = Mapping[Any, Equation]
 
-# What makes equal elements of one number.
-_REPEATS = (jp.broadcast_in_dim_p, jp.convert_element_type_p, jp.reshape_p)
 MOST = 24  # equations that are joined
 
 
@@ -98,23 +96,6 @@ def _is_safe(pieces: Pieces, dtype) -> bool:
     limits, numbers = jnp.finfo(dtype), np.abs([*pieces.breaks, *np.ravel(pieces.polys)])
     kept = (numbers == 0) | ((numbers >= limits.tiny) & (numbers <= limits.max))
     return bool(kept.all()) and pieces.is_continuous(float(limits.eps))
-
-
-def number(atom: Atom, producer: Producer) -> float | None:
-    """What each element of a known operand is, if all are one finite number known at trace time."""
-    casts = []
-    while (eqn := producer.get(atom)) and eqn.primitive in _REPEATS:
-        casts.append(eqn.outputs[0].dtype)
-        atom = eqn.inputs[0]
-    if not isinstance(atom, Constant) or isinstance(atom.value, Tracer):
-        return None
-    if isinstance(atom.value, np.ndarray) and 1 < atom.value.size <= 4096:
-        value = atom.value.flat[0] if (atom.value == atom.value.flat[0]).all() else np.nan
-    else:
-        value = np.asarray(atom.value).item() if np.prod(shape_of(atom)) == 1 else np.nan
-    for dtype in reversed(casts):
-        value = np.asarray(value).astype(dtype).item()
-    return float(value) if np.isfinite(value) else None
 
 
 # ---------------------------------------------------------------- the equation

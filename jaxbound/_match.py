@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
 from jax.core import Tracer
+from jax.extend.core import primitives as jp
 
 from jaxbound._primitives import COMMUTATIVE
 from jaxbound._program import Atom, Constant, Graph, Var
@@ -73,3 +75,49 @@ def _equal_params(a: dict[str, Any], b: dict[str, Any]) -> bool:
         return bool(a == b)
     except (TypeError, ValueError):
         return False
+
+
+# ---------------------------------------------------------------- numbers
+
+
+# What makes equal elements of one number, and what makes one of several.
+_REPEATS = (jp.broadcast_in_dim_p, jp.convert_element_type_p, jp.reshape_p)
+_ARITHMETIC = {
+    jp.add_p: operator.add,
+    jp.sub_p: operator.sub,
+    jp.mul_p: operator.mul,
+    jp.neg_p: operator.neg,
+    jp.max_p: max,
+}
+
+
+def number(atom: Atom, producer) -> float | None:
+    """What each element of a known operand is, if all are one finite number known at trace time."""
+    eqn = producer.get(atom)
+    if eqn is None:
+        return _uniform(atom.value) if isinstance(atom, Constant) else None
+    numbers = (
+        [number(x, producer) for x in eqn.inputs]
+        if eqn.primitive in (*_REPEATS, *_ARITHMETIC)
+        else [None]
+    )
+    if None in numbers:
+        return None
+    found = numbers[0] if eqn.primitive in _REPEATS else _ARITHMETIC[eqn.primitive](*numbers)
+    return _uniform(np.asarray(found).astype(eqn.outputs[0].dtype))
+
+
+def _uniform(value) -> float | None:
+    if isinstance(value, Tracer) or np.size(value) == 0:
+        return None
+    if np.size(value) > 1:
+        # Larger arrays, and those on a device, are weights.
+        if (
+            not isinstance(value, np.ndarray)
+            or value.size > 4096
+            or not _equal(value, np.full_like(value, value.flat[0]))
+        ):
+            return None
+        value = value.flat[0]
+    value = np.asarray(value).item()
+    return float(value) if np.isfinite(value) else None

@@ -15,6 +15,7 @@ from jaxbound._joined import joined
 from jaxbound._match import match, same
 from jaxbound._normalised import limit_normalised
 from jaxbound._program import Equation, Graph, Var
+from jaxbound._rearranged import rearranged
 from jaxbound._spellings import spelled
 
 REACH = 6  # equations from the last one of a pattern back to the sum or maximum over its axes
@@ -23,7 +24,7 @@ REACH = 6  # equations from the last one of a pattern back to the sum or maximum
 def recognise(graph: Graph) -> Graph:
     """Replaces the last equation of every activation by the activation itself."""
     graph = _activations(graph)
-    again = spelled(graph)
+    again = rearranged(spelled(graph))
     if again is not graph:
         graph = _activations(again)
     graph = limit_normalised(graph)

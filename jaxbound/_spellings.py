@@ -150,7 +150,7 @@ def _respelled(eqn: Equation, producer) -> list[Equation] | None:
             a.shape == out.shape for a in atoms if isinstance(a, Var) and a.uncertain
         ):
             reference = _graph(spelling.reference, out.shape, out.dtype, spelling.uncertain)
-            return _spliced(reference, atoms, eqn, producer)
+            return spliced(reference, atoms, eqn, producer)
     return None
 
 
@@ -170,7 +170,7 @@ def _graph(fn, shape, dtype, uncertain: tuple[bool, ...]) -> Graph:
     return flatten(fn, avals, uncertain)
 
 
-def _spliced(graph: Graph, atoms: tuple[Atom, ...], eqn: Equation, producer) -> list[Equation]:
+def spliced(graph: Graph, atoms: tuple[Atom, ...], eqn: Equation, producer) -> list[Equation]:
     """The equations of ``graph`` on ``atoms``, which compute what ``eqn`` does."""
     env: dict[Any, Atom] = dict(zip(graph.inputs, atoms, strict=True)) | dict(
         zip(graph.outputs, eqn.outputs, strict=True)
