@@ -212,6 +212,21 @@ variance = Activation(
 )
 
 
+# The sum whose mean the variance is.
+deviations = Activation(
+    "deviations",
+    tuple(
+        lambda x, axes, of=of: lax.integer_pow(x - of(x, axes), 2).sum(axes)
+        for of in (
+            lambda x, axes: x.mean(axes, keepdims=True),
+            lambda x, axes: _mean(x, axes, True),
+            lambda x, axes: x.mean(axes) if len(axes) == x.ndim else _mean(x, axes, True),
+        )
+    ),
+    reduces=True,
+)
+
+
 def _are(extreme):
     """Which entries are the largest, or the least: 1, or 0."""
 
@@ -234,7 +249,7 @@ count_least = Activation("count_least", (_count(jnp.min),), reduces=True)
 
 # Larger patterns first: the first match wins.
 ACTIVATIONS = (
-    softmax, log_softmax, logsumexp, variance, count_largest, count_least, is_largest, is_least,
+    softmax, log_softmax, logsumexp, variance, deviations, count_largest, count_least, is_largest, is_least,
     gelu_tanh, gelu_erf, mish, silu, softplus, elu, leaky_relu, ramp, soft_sign, clip,
     log_cosh, entr, xlogx, square,
 )  # fmt: skip

@@ -87,7 +87,7 @@ class _Program:
             if isinstance(body, jex.ClosedJaxpr):
                 return self.inline(body, atoms, where, origins, own)
             return self.inline(
-                jax.make_jaxpr(body)(*map(_aval, atoms)), atoms, where, origins, False
+                jax.make_jaxpr(body)(*map(aval, atoms)), atoms, where, origins, False
             )
 
         if name in CALLS:
@@ -160,7 +160,7 @@ class _Program:
         return np.asarray(self._values[atom])
 
 
-def _aval(atom: Atom) -> jax.ShapeDtypeStruct:
+def aval(atom: Atom) -> jax.ShapeDtypeStruct:
     if isinstance(atom, Var):
         return jax.ShapeDtypeStruct(atom.shape, atom.dtype)
     return jax.ShapeDtypeStruct(jnp.shape(atom.value), jnp.result_type(atom.value))

@@ -10,14 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import primitives as jp
 
 from jaxbound import _activations as activations
-from jaxbound._inline import flatten
+from jaxbound._inline import aval, flatten
 from jaxbound._match import match, number
-from jaxbound._normalised import MOVES, agree, groups_of, moved, reduction
-from jaxbound._program import Atom, Constant, Equation, Graph, Var, shape_of
+from jaxbound._normalised import MOVES, agree, groups_of, reduction
+from jaxbound._program import Atom, Equation, Graph, Var, shape_of
 from jaxbound._spellings import spliced
 
 # What picks and rearranges elements, the first operand's.
@@ -121,7 +120,7 @@ def _undone(eqn: Equation, producer) -> list[Equation] | None:
         return None
     x, steps = eqn.inputs[0], []
     while (made := producer.get(x)) and (eqn.primitive, made.primitive) not in UNDOES:
-        step = _step(made, eqn.primitive, producer)
+        step = _step(made, eqn, producer)
         if step is None:
             return None
         steps.insert(0, step)
@@ -135,34 +134,68 @@ def _undone(eqn: Equation, producer) -> list[Equation] | None:
     return _ending(found, eqn)
 
 
-def _step(made: Equation, undoes, producer) -> Callable[[Var], list[Equation]] | None:
-    """What an equation on probabilities is for their logarithms."""
-    if made.primitive is jp.gather_p and "FILL" in str(made.params["mode"]):
+def _step(made: Equation, eqn: Equation, producer) -> Callable[[Var], list[Equation]] | None:
+    """What an equation on probabilities (or on their logarithms) is after ``eqn``, a logarithm (or exponential)."""
+    if len(made.moving) > 1:
         return None
-    if made.primitive in PICKS:
-        return lambda x: [_again(made, x)] if list(made.moving) == [0] else []
-    if undoes is not jp.log_p or made.primitive not in AMONG_LOGARITHMS or len(made.moving) > 1:
+    if made.primitive is jp.select_n_p and made.inputs[0].uncertain is False:
+        return lambda x: _chosen(made, x, eqn)
+    if made.primitive is jp.gather_p and "FILL" in str(made.params["mode"]):
+        fill = made.params["fill_value"]
+        if fill is not None and eqn.primitive is jp.log_p:
+            fill = math.log(fill) if fill > 0 else -math.inf
+        elif fill is not None:
+            fill = math.exp(fill)
+        filled = functools.partial(jp.gather_p.bind, **made.params | {"fill_value": fill})
+        return _spelt(filled, made)
+    if made.primitive in PICKS and 0 in made.moving:
+        return lambda x: [_again(made, x)]
+    if eqn.primitive is not jp.log_p or made.primitive not in AMONG_LOGARITHMS:
         return None
     numbers = [number(atom, producer) for atom in made.inputs if not atom.uncertain]
-    if any(n is None or n <= 0 for n in numbers):
+    if (
+        made.primitive is jp.div_p
+        and 0 not in made.moving
+        or any(n is None or n <= 0 for n in numbers)
+    ):
         return None
-    of = functools.partial(AMONG_LOGARITHMS[made.primitive], *(math.log(n) for n in numbers))
-
-    def spell(x: Var) -> list[Equation]:
-        graph = flatten(of, [jax.ShapeDtypeStruct(x.shape, x.dtype)], [True])
-        (out,) = made.outputs
-        return spliced(graph, (x,), _again(made, made.inputs[0]), {})
-
-    return spell
+    logs = [math.log(n) for n in numbers if n is not None]
+    of = AMONG_LOGARITHMS[made.primitive]
+    return _spelt(lambda x, *_: of(x, *logs), made)
 
 
-# Of the logarithm of a number p, and those of known ones.
+def _spelt(fn, made: Equation) -> Callable[[Var], list[Equation]]:
+    """``fn`` of what takes the place of the uncertain operand, and of the known ones after it."""
+
+    def equations(x: Var) -> list[Equation]:
+        known = [atom for atom in made.inputs if not atom.uncertain]
+        avals = [jax.ShapeDtypeStruct(x.shape, x.dtype), *map(aval, known)]
+        graph = flatten(fn, avals, [True] + [False] * len(known))
+        return spliced(graph, (x, *known), _again(made, made.inputs[0]), {})
+
+    return equations
+
+
+def _chosen(made: Equation, x: Var, eqn: Equation) -> list[Equation]:
+    """A choice by a known predicate: of the known cases, the values that ``eqn`` has."""
+    found, inputs = [], [made.inputs[0]]
+    for case in made.inputs[1:]:
+        if not case.uncertain:
+            (out,) = made.outputs
+            value = Var(out.shape, out.dtype, False)
+            found.append(dataclasses.replace(eqn, inputs=(case,), outputs=(value,)))
+        inputs.append(x if case.uncertain else value)  # pyright: ignore
+    again = _again(made, x)
+    return [*found, dataclasses.replace(again, inputs=tuple(inputs))]
+
+
+# Of the logarithm x of a number, and those of known ones.
 AMONG_LOGARITHMS: dict[Any, Callable[..., Any]] = {
-    jp.max_p: lambda c, x: jnp.maximum(x, c),
-    jp.min_p: lambda c, x: jnp.minimum(x, c),
-    activations.clip: lambda low, high, x: jnp.clip(x, low, high),
+    jp.max_p: jnp.maximum,
+    jp.min_p: jnp.minimum,
+    activations.clip: jnp.clip,
     # log(p + c)
-    jp.add_p: lambda c, x: jax.nn.softplus(x - c) + c,
-    jp.mul_p: lambda c, x: x + c,
-    jp.div_p: lambda c, x: x - c,
+    jp.add_p: lambda x, c: jax.nn.softplus(x - c) + c,
+    jp.mul_p: jnp.add,
+    jp.div_p: jnp.subtract,
 }

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
 from jax.extend.core import primitives as jp
 
-from jaxbound._activations import ACTIVATIONS, Activation, is_nan, square
+from jaxbound._activations import ACTIVATIONS, Activation, deviations, is_nan, square, variance
 from jaxbound._inline import flatten, live
 from jaxbound._joined import joined
 from jaxbound._match import match, same
 from jaxbound._normalised import limit_normalised
 from jaxbound._program import Equation, Graph, Var
 from jaxbound._rearranged import rearranged
-from jaxbound._spellings import spelled
+from jaxbound._spellings import spelled, spliced
 
 REACH = 6  # equations from the last one of a pattern back to the sum or maximum over its axes
 
@@ -41,8 +42,22 @@ def _activations(graph: Graph) -> Graph:
             found = joined(eqn, producer, order) or found
         return found or eqn
 
-    equations = [simpler(eqn) if eqn.moving else eqn for eqn in graph.equations]
+    equations = []
+    for eqn in graph.equations:
+        found = simpler(eqn) if eqn.moving else eqn
+        equations += _by_variance(found) if found.primitive is deviations else [found]
     return dataclasses.replace(graph, equations=live(equations, graph.outputs))
+
+
+def _by_variance(eqn: Equation) -> list[Equation]:
+    """A sum of squared deviations from the mean as a multiple of the variance."""
+    (x,), (out,), axes = eqn.inputs, eqn.outputs, eqn.params["axes"]
+    count = math.prod(x.shape[axis] for axis in axes)  # pyright: ignore
+    mean = Var(out.shape, out.dtype, True)
+    params = {"axes": axes, "keepdims": False}
+    first = dataclasses.replace(eqn, primitive=variance, params=params, outputs=(mean,))
+    times = flatten(lambda z: z * count, [jax.ShapeDtypeStruct(out.shape, out.dtype)], [True])
+    return [first, *spliced(times, (mean,), eqn, {})]
 
 
 def _comparison(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None:
