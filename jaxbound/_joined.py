@@ -1,4 +1,4 @@
-"""Equations that together are a function of one variable, made of straight and quadratic pieces: joined to one equation.
+"""Equations that together are a function of one variable made of straight and quadratic pieces: joined to one.
 
 ``where(z > 0, z, 0.1 z)``, ``z * (z > 0)``, a Huber loss. Each of their equations alone forgets that the others
 see the same z. Bounds are those of the function in real arithmetic.

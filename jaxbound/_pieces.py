@@ -1,8 +1,9 @@
-"""Functions of one variable made of straight and quadratic pieces, in numbers: what elementwise primitives make of them."""
+"""Functions of one variable made of straight and quadratic pieces, and what elementwise primitives make of them."""
 
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import operator
 from collections.abc import Callable
@@ -63,14 +64,18 @@ def _refined(f: Pieces, breaks: list[float]) -> Pieces:
 
 def _simplified(f: Pieces) -> Pieces:
     """Without the break points at which nothing happens."""
-    if not all(map(math.isfinite, (*f.breaks, *f.at, *sum(f.polys, ())))):
-        raise Unfit
-    breaks, polys, at = [], [f.polys[0]], []
-    for z, poly, value in zip(f.breaks, f.polys[1:], f.at, strict=True):
+    if not all(
+        number == 0 or 1e-100 < abs(number) < 1e100
+        for number in (*f.breaks, *f.at, *sum(f.polys, ()))
+    ):
+        raise Unfit  # discriminants would overflow
+    positive = [tuple(x + 0.0 for x in poly) for poly in f.polys]  # no -0.0
+    breaks, polys, at = [], positive[:1], []
+    for z, poly, value in zip(f.breaks, positive[1:], f.at, strict=True):
         if poly != polys[-1] or abs(_at(poly, z) - value) > 1e-12 * _size(poly, z):
-            breaks.append(z)
+            breaks.append(z + 0.0)
             polys.append(poly)
-            at.append(value)
+            at.append(value + 0.0)
     if len(breaks) > LIMIT:
         raise Unfit
     return Pieces(tuple(breaks), tuple(polys), tuple(at))
@@ -145,7 +150,7 @@ def _sign(f: Pieces, **_) -> Pieces:
     found = {r for i, p in enumerate(f.polys) for r in _roots(p) if ends[i] < r < ends[i + 1]}
     breaks = sorted({*f.breaks, *found})
     f = _refined(f, breaks)
-    inner = [(a + b) / 2 for a, b in zip(breaks, breaks[1:], strict=False)]
+    inner = [(a + b) / 2 for a, b in itertools.pairwise(breaks)]
     if breaks:
         far = 1 + abs(breaks[0]) + abs(breaks[-1])
         inner = [breaks[0] - far, *inner, breaks[-1] + far]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxbound._activations import polynomial
-from jaxbound._curves import Choice, Lines
+from jaxbound._curves import Choice, Lines, first_least
 from jaxbound._interval import Interval
 
 
@@ -25,33 +25,32 @@ def _parts(l, u, breaks, polys):
         yield poly, (u >= low) & (l <= high), jnp.clip(l, low, high), jnp.clip(u, low, high)
 
 
-def _least(l, u, breaks, polys, slope, sign=1):
-    """The least value of ``sign (fn(z) - slope z)`` on [l, u]; where several are, the gradient is that of one."""
+def _least(l, u, breaks, polys, slope=None, sign=1):
+    """The least value of ``sign (fn(z) - slope z)`` on [l, u], without a slope that of ``sign fn(z)``."""
     least = None
     for poly, meets, low, high in _parts(l, u, breaks, polys):
         a, b, _ = poly
         points = [low, high]
         if a * sign > 0:
-            points.insert(0, jnp.clip((slope - b) / (2 * a), low, high))
+            level = -b if slope is None else slope - b
+            points.insert(0, jnp.clip(level / (2 * a), low, high))
         for z in points:
-            value = jnp.where(meets, sign * (polynomial(poly, z) - slope * z), jnp.inf)
-            least = value if least is None else jnp.where(least <= value, least, value)
+            value = polynomial(poly, z) if slope is None else polynomial(poly, z) - slope * z
+            value = jnp.where(meets, sign * value, jnp.inf)
+            least = value if least is None else first_least(least, value)
     return least
 
 
 def image(x: Interval, *, breaks, polys) -> Interval:
-    """Exact."""
-    zero = jnp.zeros_like(x.lower)
-    least = (_least(x.lower, x.upper, breaks, polys, zero, sign) for sign in (1, -1))
-    lower, upper = (sign * end for sign, end in zip((1, -1), least, strict=True))
-    known = ~(jnp.isnan(lower) | jnp.isnan(upper))
-    return Interval(jnp.where(known, lower, -jnp.inf), jnp.where(known, upper, jnp.inf))
+    """Exact; what is not a number, where infinite terms meet, is no bound."""
+    below, above = (_least(x.lower, x.upper, breaks, polys, sign=sign) for sign in (1, -1))
+    return Interval(below, -above)
 
 
 def lines(fn, l, u, choice: Choice, *, breaks, polys) -> Lines:
-    """The lines nearest to the function at the centre ("adaptive"), which have the least area; or at their farther end ("tight").
+    """The lines nearest to the function at the centre ("adaptive": of least area), or at their farther end ("tight").
 
-    Of those along a piece, at the centre or its nearest point, between two of the ends and break points, or
+    Among those along a piece (at the centre, or nearest to it), through two of the ends and break points, and
     from an end to where they touch a piece.
     """
     slopes = [

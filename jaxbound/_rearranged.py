@@ -33,14 +33,29 @@ UNDOES = {
 def rearranged(graph: Graph) -> Graph:
     """Replaces every match; the graph itself if there is none."""
     producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
-    found, changed = [], False
+    found, changed, same = [], False, {}
     for eqn in graph.equations:
+        if same:
+            inputs = tuple(same.get(atom, atom) for atom in eqn.inputs)
+            eqn = dataclasses.replace(eqn, inputs=inputs)
+            producer |= dict.fromkeys(eqn.outputs, eqn)
+        before = producer.get(eqn.inputs[0]) if eqn.primitive is jp.transpose_p else None
+        if before is not None and before.primitive is jp.transpose_p and _turns_back(before, eqn):
+            same[eqn.outputs[0]], changed = before.inputs[0], True
+            continue
         new = (_softmax(eqn, producer) or _undone(eqn, producer)) if eqn.moving else None
         changed |= new is not None
         for each in new or ():
             producer |= dict.fromkeys(each.outputs, each)
         found += new or [eqn]
-    return dataclasses.replace(graph, equations=tuple(found)) if changed else graph
+    outputs = tuple(same.get(atom, atom) for atom in graph.outputs)
+    again = dataclasses.replace(graph, equations=tuple(found), outputs=outputs)
+    return again if changed else graph
+
+
+def _turns_back(one: Equation, other: Equation) -> bool:
+    order = [one.params["permutation"][axis] for axis in other.params["permutation"]]
+    return order == list(range(len(order)))
 
 
 def _again(eqn: Equation, x: Atom) -> Equation:
@@ -138,8 +153,10 @@ def _step(made: Equation, eqn: Equation, producer) -> Callable[[Var], list[Equat
     """What an equation on probabilities (or on their logarithms) is after ``eqn``, a logarithm (or exponential)."""
     if len(made.moving) > 1:
         return None
-    if made.primitive is jp.select_n_p and made.inputs[0].uncertain is False:
+    if made.primitive is jp.select_n_p and 0 not in made.moving:
         return lambda x: _chosen(made, x, eqn)
+    if made.primitive in PICKS and 0 not in made.moving:
+        return None
     if made.primitive is jp.gather_p and "FILL" in str(made.params["mode"]):
         fill = made.params["fill_value"]
         if fill is not None and eqn.primitive is jp.log_p:
@@ -148,16 +165,13 @@ def _step(made: Equation, eqn: Equation, producer) -> Callable[[Var], list[Equat
             fill = math.exp(fill)
         filled = functools.partial(jp.gather_p.bind, **made.params | {"fill_value": fill})
         return _spelt(filled, made)
-    if made.primitive in PICKS and 0 in made.moving:
+    if made.primitive in PICKS:
         return lambda x: [_again(made, x)]
     if eqn.primitive is not jp.log_p or made.primitive not in AMONG_LOGARITHMS:
         return None
     numbers = [number(atom, producer) for atom in made.inputs if not atom.uncertain]
-    if (
-        made.primitive is jp.div_p
-        and 0 not in made.moving
-        or any(n is None or n <= 0 for n in numbers)
-    ):
+    divided = made.primitive is not jp.div_p or 0 in made.moving
+    if not divided or any(n is None or n <= 0 for n in numbers):
         return None
     logs = [math.log(n) for n in numbers if n is not None]
     of = AMONG_LOGARITHMS[made.primitive]

@@ -1,6 +1,6 @@
-"""Functions of one variable that are written by hand, replaced by what they are: patterns as the running JAX traces them.
+"""Functions of one variable that are written by hand, replaced by what they are.
 
-Equal in real arithmetic; the reference does not overflow where the spelling does.
+Patterns are what the running JAX traces. The two are equal in real arithmetic; the reference never overflows.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ SPELLINGS = (
         lambda z: -jax.nn.softplus(z),
         (lambda z: jnp.log(1 - lax.logistic(z)), lambda z: jnp.log1p(-lax.logistic(z))),
     ),
+    Spelling(jax.scipy.special.entr, (lambda z: -z * jnp.log(z),)),
     Spelling(
         log_cosh.bind,
         (
