@@ -112,19 +112,23 @@ square = Activation("square", (lambda x: lax.mul(x, x),))
 
 def _in_pieces(x, breaks, polys):
     """The polynomials ``a z^2 + b z + c`` between the break points."""
-    value = polynomial(polys[0], x)
+    value = _polynomial(polys[0], x)
     for z, poly in zip(breaks, polys[1:], strict=True):
-        value = jnp.where(x >= jnp.asarray(z, x.dtype), polynomial(poly, x), value)
+        value = jnp.where(x >= jnp.asarray(z, x.dtype), _polynomial(poly, x), value)
     return value
 
 
-def polynomial(poly, z):
-    """About the vertex where that cancels less: ``(z - 1000)^2`` would lose all its digits."""
-    a, b, c = poly
+def _polynomial(poly, x):
+    a, shift, b, c = about_vertex(*poly)
+    linear = b * x + c if b else jnp.full_like(x, c)
+    return a * lax.integer_pow(x + shift, 2) + linear if a else linear
+
+
+def about_vertex(a: float, b: float, c: float) -> tuple[float, float, float, float]:
+    """``a (z + shift)^2 + b z + c``, shifted where that cancels less: ``(z - 1000)^2`` would lose all its digits."""
     if a and abs(c - b * b / (4 * a)) < abs(c):
-        return a * lax.integer_pow(z + b / (2 * a), 2) + (c - b * b / (4 * a))
-    linear = b * z + c if b else jnp.full_like(z, c)
-    return a * lax.integer_pow(z, 2) + linear if a else linear
+        return a, b / (2 * a), 0.0, c - b * b / (4 * a)
+    return a, 0.0, b, c
 
 
 straight_pieces = Activation("straight_pieces", (_in_pieces,))

@@ -7,43 +7,75 @@ any slope are sound. At a break point the pieces on both sides count.
 from __future__ import annotations
 
 import itertools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaxbound._activations import polynomial
-from jaxbound._curves import Choice, Lines, first_least
+from jaxbound._activations import about_vertex, straight_pieces
+from jaxbound._curves import Choice, Lines
 from jaxbound._interval import Interval
 
 
-def _parts(l, u, breaks, polys):
-    """Per piece its polynomial, whether it meets [l, u], and the ends of its part (else a point nearby)."""
-    ends = [-jnp.inf, *breaks, jnp.inf]
-    for (low, high), poly in zip(itertools.pairwise(ends), polys, strict=True):
-        low, high = (jnp.asarray(end, l.dtype) for end in (low, high))
-        yield poly, (u >= low) & (l <= high), jnp.clip(l, low, high), jnp.clip(u, low, high)
+class Parts(NamedTuple):
+    """Per piece, along a first axis: ``a (z + shift)^2 + b z + c``, whether it meets [l, u], and its part of it.
+
+    The part of one that does not is a point, its end.
+    """
+
+    a: Any
+    shift: Any
+    b: Any
+    c: Any
+    meets: Any
+    low: Any
+    high: Any
+
+    def at(self, z):
+        """The values of all pieces; infinite points count for 0 where they have no weight."""
+        square = jnp.where(self.a == 0, 0, self.a * lax.integer_pow(z + self.shift, 2))
+        return square + jnp.where(self.b == 0, 0, self.b * z) + self.c
+
+    def where_slope_is(self, slope):
+        """The point of each part at which a piece has a slope, or is nearest to having it."""
+        curved = jnp.where(self.a == 0, 1, self.a)
+        z = (slope - self.b) / (2 * curved) - self.shift
+        return jnp.clip(jnp.where(self.a == 0, self.low, z), self.low, self.high)
+
+    def slope(self, z):
+        return jnp.where(self.a == 0, 0, 2 * self.a * (z + self.shift)) + self.b
 
 
-def _least(l, u, breaks, polys, slope=None, sign=1):
-    """The least value of ``sign (fn(z) - slope z)`` on [l, u], without a slope that of ``sign fn(z)``."""
-    least = None
-    for poly, meets, low, high in _parts(l, u, breaks, polys):
-        a, b, _ = poly
-        points = [low, high]
-        if a * sign > 0:
-            level = -b if slope is None else slope - b
-            points.insert(0, jnp.clip(level / (2 * a), low, high))
-        for z in points:
-            value = polynomial(poly, z) if slope is None else polynomial(poly, z) - slope * z
-            value = jnp.where(meets, sign * value, jnp.inf)
-            least = value if least is None else first_least(least, value)
-    return least
+def _parts(l, u, breaks, polys) -> Parts:
+    forms = [about_vertex(*poly) for poly in polys]
+    ends = [-np.inf, *breaks, np.inf]
+    column = lambda values: jnp.asarray(np.reshape(values, (-1, *[1] * l.ndim)), l.dtype)
+    first, last = column(ends[:-1]), column(ends[1:])
+    low, high = (jnp.clip(end[None], first, last) for end in (l, u))
+    meets = (u[None] >= first) & (l[None] <= last)
+    return Parts(*map(column, np.transpose(forms)), meets, low, high)
+
+
+def _least(parts: Parts, slope=None, sign=1):
+    """The least value of ``sign (fn(z) - slope z)`` on [l, u], without a slope that of ``sign fn(z)``.
+
+    Where several are, the gradient is that of the first.
+    """
+    turn = parts.where_slope_is(0 if slope is None else slope[None])
+    points = jnp.stack([turn, parts.low, parts.high])
+    values = jax.vmap(parts.at)(points)
+    if slope is not None:
+        values = values - slope[None, None] * points
+    values = jnp.where(parts.meets[None], sign * values, jnp.inf)
+    return _first(values.reshape(-1, *values.shape[2:]), values)
 
 
 def image(x: Interval, *, breaks, polys) -> Interval:
     """Exact; what is not a number, where infinite terms meet, is no bound."""
-    below, above = (_least(x.lower, x.upper, breaks, polys, sign=sign) for sign in (1, -1))
+    parts = _parts(x.lower, x.upper, breaks, polys)
+    below, above = (_least(parts, sign=sign) for sign in (1, -1))
     return Interval(below, -above)
 
 
@@ -53,42 +85,45 @@ def lines(fn, l, u, choice: Choice, *, breaks, polys) -> Lines:
     Among those along a piece (at the centre, or nearest to it), through two of the ends and break points, and
     from an end to where they touch a piece.
     """
-    slopes = [
-        2 * a * jnp.clip(0.5 * l + 0.5 * u, low, high) + b
-        for (a, b, _), _, low, high in _parts(l, u, breaks, polys)
-    ]
-    points = [l, *(jnp.clip(jnp.asarray(z, l.dtype), l, u) for z in breaks), u]
-    across = _slope(fn, l, u)
-    slopes += [_slope(fn, p, q) for p, q in itertools.combinations(points, 2)]
-    curved = [part for part in _parts(l, u, breaks, polys) if part[0][0]]
-    slopes += [slope for part in curved for p in (l, u) for slope in _tangents(fn, p, part)]
-    slopes = jnp.stack(slopes)
+    parts = _parts(l, u, breaks, polys)
+    slopes, across = _slopes(l, u, breaks, polys, parts)
 
     def best(sign, side):
         def worth(slope):
-            reach = _least(l, u, breaks, polys, slope, sign)
-            low, center, high = (reach + sign * slope * z for z in (l, 0.5 * l + 0.5 * u, u))
+            least = _least(parts, slope, sign)
+            low, center, high = (least + sign * slope * z for z in (l, 0.5 * l + 0.5 * u, u))
             return center if choice.kind != "tight" else jnp.minimum(low, high) + 1e-3 * center
 
-        chosen = jax.vmap(worth)(slopes).argmax(0)
-        chosen = jax.nn.one_hot(chosen, len(slopes), axis=0, dtype=bool)
-        slope = across if choice.kind == "parallel" else jnp.where(chosen, slopes, 0).sum(0)
+        slope = across if choice.kind == "parallel" else _first(slopes, -jax.vmap(worth)(slopes))
         slope = choice.between(side, slopes.min(0), slopes.max(0), slope)
-        return slope, sign * _least(l, u, breaks, polys, slope, sign)
+        return slope, sign * _least(parts, slope, sign)
 
     return Lines(*best(1, "lower"), *best(-1, "upper"))
 
 
-def _slope(fn, p, q):
-    """From p to q; 0 where they are one."""
-    apart = q > p
-    return jnp.where(apart, (fn(q) - fn(p)) / jnp.where(apart, q - p, 1), 0)
+def _first(values, keys):
+    """Of values along the first axis, the first one of least key."""
+    keys = keys.reshape(values.shape)
+    chosen = jax.nn.one_hot(keys.argmin(0), len(keys), axis=0, dtype=bool)
+    return jnp.where(chosen, values, 0).sum(0)
 
 
-def _tangents(fn, p, part):
-    """Slopes of lines through (p, fn(p)) that touch a quadratic piece: at ``p +- sqrt((piece(p) - fn(p)) / a)``."""
-    poly, _, low, high = part
-    apart = jnp.maximum((polynomial(poly, p) - fn(p)) / poly[0], 0)
-    reach = jnp.sqrt(lax.stop_gradient(apart))
-    for touch in (p - reach, p + reach):
-        yield 2 * poly[0] * jnp.clip(touch, low, high) + poly[1]
+def _slopes(l, u, breaks, polys, parts: Parts):
+    """The slopes of lines that may be the best, along a first axis; and that of the chord."""
+    points = jnp.stack([l, *(jnp.clip(jnp.asarray(z, l.dtype), l, u) for z in breaks), u])
+    values = straight_pieces.bind(points, breaks, polys)
+    first, last = np.transpose(list(itertools.combinations(range(len(points)), 2)))
+    apart = points[last] > points[first]
+    width = jnp.where(apart, points[last] - points[first], 1)
+    chords = jnp.where(apart, (values[last] - values[first]) / width, 0)
+    center = jnp.clip((0.5 * l + 0.5 * u)[None], parts.low, parts.high)
+    found = [parts.slope(center), chords]
+    curved = np.array([i for i, (a, _, _) in enumerate(polys) if a], int)
+    if curved.size:
+        bent = Parts(*(field[curved] for field in parts))
+        for z, value in zip((l[None], u[None]), (values[:1], values[-1:]), strict=True):
+            # Lines through an end touch at ``z +- sqrt((piece(z) - fn(z)) / a)``.
+            reach = jnp.sqrt(lax.stop_gradient(jnp.maximum((bent.at(z) - value) / bent.a, 0)))
+            touches = [jnp.clip(end, bent.low, bent.high) for end in (z - reach, z + reach)]
+            found += map(bent.slope, touches)
+    return jnp.concatenate(found), chords[len(points) - 2]
