@@ -69,7 +69,7 @@ def _simplified(f: Pieces) -> Pieces:
         for number in (*f.breaks, *f.at, *sum(f.polys, ()))
     ):
         raise Unfit  # discriminants would overflow
-    positive = [tuple(x + 0.0 for x in poly) for poly in f.polys]  # no -0.0
+    positive: list[Any] = [tuple(x + 0.0 for x in poly) for poly in f.polys]  # no -0.0
     breaks, polys, at = [], positive[:1], []
     for z, poly, value in zip(f.breaks, positive[1:], f.at, strict=True):
         if poly != polys[-1] or abs(_at(poly, z) - value) > 1e-12 * _size(poly, z):
@@ -96,7 +96,7 @@ def _add(f: Pieces, g: Pieces, **_) -> Pieces:
 
 
 def _neg(f: Pieces, **_) -> Pieces:
-    return _pointwise(lambda p: tuple(map(operator.neg, p)), operator.neg, f)
+    return _pointwise(lambda p: tuple(map(operator.neg, p)), lambda value: -value, f)
 
 
 def _sub(f: Pieces, g: Pieces, **_) -> Pieces:

@@ -55,7 +55,8 @@ def _parts(l, u, breaks, polys) -> Parts:
     first, last = column(ends[:-1]), column(ends[1:])
     low, high = (jnp.clip(end[None], first, last) for end in (l, u))
     meets = (u[None] >= first) & (l[None] <= last)
-    return Parts(*map(column, np.transpose(forms)), meets, low, high)
+    a, shift, b, c = map(column, np.transpose(forms))
+    return Parts(a, shift, b, c, meets, low, high)
 
 
 def _least(parts: Parts, slope=None, sign=1):

@@ -32,7 +32,7 @@ UNDOES = {
 
 def rearranged(graph: Graph) -> Graph:
     """Replaces every match; the graph itself if there is none."""
-    producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
+    producer: dict[Any, Equation] = {out: eqn for eqn in graph.equations for out in eqn.outputs}
     found, changed, same = [], False, {}
     for eqn in graph.equations:
         if same:
