@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -81,10 +82,20 @@ def spread(known, like):
     return jnp.where(jnp.isnan(like), lax.stop_gradient(known), known)
 
 
+def _log_cosh(x):
+    """Without overflow, and near 0 without losing the square that it is."""
+    size = jnp.abs(x)
+    near = jnp.log1p(2 * lax.integer_pow(lax.sinh(0.5 * jnp.clip(x, -1, 1)), 2))
+    far = size + jnp.log1p(jnp.exp(-2 * size)) - jnp.asarray(math.log(2), x.dtype)
+    return jnp.where(size < 1, near, far)
+
+
 silu = Activation("silu", (jax.nn.silu, lambda x: lax.mul(x, lax.logistic(x))))
 gelu_tanh = Activation("gelu_tanh", (lambda x: jax.nn.gelu(x, approximate=True),))
 gelu_erf = Activation("gelu_erf", (lambda x: jax.nn.gelu(x, approximate=False),))
-softplus = Activation("softplus", (jax.nn.softplus, lambda x: jnp.logaddexp(0.0, x)))
+softplus = Activation(
+    "softplus", (jax.nn.softplus, lambda x: jnp.logaddexp(0.0, x), lambda x: jnp.logaddexp(x, 0.0))
+)
 elu = Activation("elu", (jax.nn.elu,), parameters=1)
 leaky_relu = Activation(
     "leaky_relu", (jax.nn.leaky_relu, lambda x, a: jnp.where(x > 0, x, a * x)), parameters=1
@@ -93,7 +104,35 @@ ramp = Activation("param_ramp", (_ramp,), parameters=2)
 clip = Activation("clip", (lambda x, low, high: clamp(low, x, high),), parameters=2)
 mish = Activation("mish", (jax.nn.mish, lambda x: x * lax.tanh(jax.nn.softplus(x))))
 soft_sign = Activation("soft_sign", (jax.nn.soft_sign,))
+log_cosh = Activation("log_cosh", (_log_cosh,))
+entr = Activation("entr", (jax.scipy.special.entr,))
+xlogx = Activation("xlogx", (lambda x: jax.scipy.special.xlogy(x, x), lambda x: x * jnp.log(x)))
 square = Activation("square", (lambda x: lax.mul(x, x),))
+
+
+def _in_pieces(x, breaks, polys):
+    """The polynomials ``a z^2 + b z + c`` between the break points."""
+    value = _polynomial(polys[0], x)
+    for z, poly in zip(breaks, polys[1:], strict=True):
+        value = jnp.where(x >= jnp.asarray(z, x.dtype), _polynomial(poly, x), value)
+    return value
+
+
+def _polynomial(poly, x):
+    a, shift, b, c = about_vertex(*poly)
+    linear = b * x + c if b else jnp.full_like(x, c)
+    return a * lax.integer_pow(x + shift, 2) + linear if a else linear
+
+
+def about_vertex(a: float, b: float, c: float) -> tuple[float, float, float, float]:
+    """``a (z + shift)^2 + b z + c``, shifted where that cancels less: ``(z - 1000)^2`` would lose all its digits."""
+    if a and abs(c - b * b / (4 * a)) < abs(c):
+        return a, b / (2 * a), 0.0, c - b * b / (4 * a)
+    return a, 0.0, b, c
+
+
+straight_pieces = Activation("straight_pieces", (_in_pieces,))
+quadratic_pieces = Activation("quadratic_pieces", (_in_pieces,))
 is_nan = Activation("is_nan", (lambda x: lax.ne(x, x),))
 # Of a value and the inverse root of its mean square: at most ``limit``.
 normalised = Activation("normalised", (lambda x, r, *, limit: x * r,))
@@ -177,6 +216,21 @@ variance = Activation(
 )
 
 
+# The sum whose mean the variance is.
+deviations = Activation(
+    "deviations",
+    tuple(
+        lambda x, axes, of=of: lax.integer_pow(x - of(x, axes), 2).sum(axes)
+        for of in (
+            lambda x, axes: x.mean(axes, keepdims=True),
+            lambda x, axes: _mean(x, axes, True),
+            lambda x, axes: x.mean(axes) if len(axes) == x.ndim else _mean(x, axes, True),
+        )
+    ),
+    reduces=True,
+)
+
+
 def _are(extreme):
     """Which entries are the largest, or the least: 1, or 0."""
 
@@ -199,6 +253,7 @@ count_least = Activation("count_least", (_count(jnp.min),), reduces=True)
 
 # Larger patterns first: the first match wins.
 ACTIVATIONS = (
-    softmax, log_softmax, logsumexp, variance, count_largest, count_least, is_largest, is_least,
-    gelu_tanh, gelu_erf, mish, silu, softplus, elu, leaky_relu, ramp, soft_sign, clip, square,
+    softmax, log_softmax, logsumexp, variance, deviations, count_largest, count_least, is_largest, is_least,
+    gelu_tanh, gelu_erf, mish, silu, softplus, elu, leaky_relu, ramp, soft_sign, clip,
+    log_cosh, entr, xlogx, square,
 )  # fmt: skip

@@ -84,12 +84,12 @@ def _intercepts(fn: Function, lower_slope, upper_slope, points: Sequence[Any]) -
     for z in points:
         value = fn(z)
         low, high = value - lower_slope * z, value - upper_slope * z
-        below = low if below is None else _first_least(below, low)
-        above = high if above is None else -_first_least(-above, -high)
+        below = low if below is None else first_least(below, low)
+        above = high if above is None else -first_least(-above, -high)
     return Lines(lower_slope, below, upper_slope, above)
 
 
-def _first_least(a, b):
+def first_least(a, b):
     """The minimum; where they are equal, `jnp.minimum` would mix their gradients."""
     return jnp.where((a <= b) | jnp.isnan(a), a, b)
 
@@ -179,7 +179,7 @@ def convex(fn: Function, l, u, tangent_at=None) -> Lines:
     z = 0.5 * l + 0.5 * u if tangent_at is None else tangent_at
     lower_slope, upper_slope = derivative(fn)(z), chord(fn, l, u)
     lines = _intercepts(fn, lower_slope, upper_slope, [l, u])
-    below = _first_least(fn(z) - lower_slope * z, lines.lower_intercept)
+    below = first_least(fn(z) - lower_slope * z, lines.lower_intercept)
     return lines._replace(lower_intercept=below)
 
 
@@ -211,11 +211,11 @@ def s_shaped(
     mirrored = lambda z: -fn(-z)
     lower_slope, mirrored_touch = _upper(mirrored, -u, -l, -bend, choice, sides[0], turned=True)
     there = fn(touch) - upper_slope * touch
-    above = -_first_least(-there, upper_slope * l - fn(l))
+    above = -first_least(-there, upper_slope * l - fn(l))
     above = jnp.where(l >= bend, there, above)
     other = -mirrored_touch
     there = fn(other) - lower_slope * other
-    below = _first_least(there, fn(u) - lower_slope * u)
+    below = first_least(there, fn(u) - lower_slope * u)
     below = jnp.where(u <= bend, there, below)
     return Lines(lower_slope, below, upper_slope, above)
 

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.extend import core as jex
+from jax.extend.core import primitives as jp
 
 from jaxbound._activations import Activation
 from jaxbound._control import CONTROL, Site
 from jaxbound._indexing import INDEXED
-from jaxbound._primitives import CALLS, rewrite
-from jaxbound._program import Atom, Constant, Equation, Graph, Var
+from jaxbound._primitives import CALLS, KEEP_ORDER, rewrite
+from jaxbound._program import Atom, Constant, Equation, Graph, Var, shape_of
 from jaxbound._searches import look_up
 
 
@@ -49,6 +50,7 @@ class _Program:
         self.equations: list[Equation] = []
         self._fixed: dict[Var, int] = {}  # by constants alone, in the equation of this index
         self._values: dict[Var, Any] = {}
+        self._reshaped: dict[Var, Var] = {}  # to what holds the same elements in the same order
 
     def inline(self, closed, atoms: Sequence[Atom], layer: str, sources, own=True) -> list[Atom]:
         """Appends the equations of ``closed`` applied to ``atoms``; returns its outputs.
@@ -89,7 +91,7 @@ class _Program:
             if isinstance(body, jex.ClosedJaxpr):
                 return self.inline(body, atoms, where, origins, own)
             return self.inline(
-                jax.make_jaxpr(body)(*map(_aval, atoms)), atoms, where, origins, False
+                jax.make_jaxpr(body)(*map(aval, atoms)), atoms, where, origins, False
             )
 
         if name in CALLS:
@@ -102,6 +104,9 @@ class _Program:
                 self.equations.append(found)
                 return list(found.outputs)
             return call(closed, *operands)
+        same = self._unchanged(eqn, operands)
+        if same is not None:
+            return [same]
         form = CONTROL.get(name) or INDEXED.get(name)
         outs = form and form(Site(call, self.value), operands, **eqn.params)
         if outs is not None:
@@ -113,10 +118,35 @@ class _Program:
             return None
         return call(functools.partial(simpler, **eqn.params), *operands)
 
+    def _unchanged(self, eqn, operands: list[Atom]) -> Atom | None:
+        """The value that the equation gives again: what is brought back to its shape, a choice by constants."""
+        x, out = operands[0], eqn.outvars[0].aval
+        if eqn.primitive is jp.select_n_p and not shape_of(x) and self._is_fixed(x):
+            return operands[1 + int(self.value(x))]  # pyright: ignore
+        if eqn.primitive is jp.convert_element_type_p:
+            return x if isinstance(x, Var) and x.dtype == out.dtype else None
+        if self._keeps_order(eqn, x):
+            while x is not None and shape_of(x) != out.shape:
+                x = self._reshaped.get(x)  # pyright: ignore
+            return x
+        return None
+
+    def _keeps_order(self, eqn, x: Atom) -> bool:
+        """Whether the equation only changes the shape of x."""
+        turned = eqn.primitive is jp.reshape_p and eqn.params.get("dimensions") is not None
+        same = (
+            eqn.primitive in KEEP_ORDER
+            and isinstance(x, Var)
+            and x.size == eqn.outvars[0].aval.size
+        )
+        return same and not turned
+
     def _appended(self, eqn, operands: list[Atom], where, origins) -> list[Atom]:
         found = _equation(eqn, operands, where, origins)
         if not found.moving and all(map(self._is_fixed, operands)):
             self._fixed |= dict.fromkeys(found.outputs, len(self.equations))
+        if found.moving and self._keeps_order(eqn, operands[0]):
+            self._reshaped[found.outputs[0]] = operands[0]  # pyright: ignore
         self.equations.append(found)
         return list(found.outputs)
 
@@ -151,7 +181,7 @@ def _known_if_empty(atom: Atom) -> Atom:
     return atom
 
 
-def _aval(atom: Atom) -> jax.ShapeDtypeStruct:
+def aval(atom: Atom) -> jax.ShapeDtypeStruct:
     if isinstance(atom, Var):
         return jax.ShapeDtypeStruct(atom.shape, atom.dtype)
     return jax.ShapeDtypeStruct(jnp.shape(atom.value), jnp.result_type(atom.value))

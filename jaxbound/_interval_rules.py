@@ -21,6 +21,7 @@ from jaxbound import _arrays as arrays
 from jaxbound import _axes as along
 from jaxbound import _choices as choices
 from jaxbound import _integers as integers
+from jaxbound import _piecewise as piecewise
 from jaxbound import _tables as tables
 from jaxbound import _waves as waves
 from jaxbound._interval import Interval
@@ -180,6 +181,9 @@ def_turning(activations.gelu_erf, lambda: (GELU_ERF_TURN,))
 def_turning(activations.gelu_tanh, lambda: (GELU_TANH_TURN,))
 def_turning(activations.mish, lambda: (MISH_TURN,))
 def_turning(jp.cosh_p, lambda: (0.0,))
+def_turning(activations.log_cosh, lambda: (0.0,))
+def_turning(activations.entr, lambda: (math.exp(-1),))
+def_turning(activations.xlogx, lambda: (math.exp(-1),))
 def_turning(activations.leaky_relu, lambda slope: (0.0,))
 def_turning(activations.elu, lambda alpha: (0.0,))
 
@@ -195,6 +199,8 @@ def _ramp(x, r, eta, **_):
     return Interval(end(x.lower, x.upper), end(x.upper, x.lower))
 
 
+for _p in (activations.straight_pieces, activations.quadratic_pieces):
+    interval_rules[_p] = IntervalRule(piecewise.image)
 interval_rules[activations.ramp] = IntervalRule(_ramp, (0,))
 interval_rules[jp.integer_pow_p] = IntervalRule(arithmetic.integer_pow)
 interval_rules[jp.pow_p] = IntervalRule(arithmetic.power)

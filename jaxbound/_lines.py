@@ -12,6 +12,7 @@ from jax.extend.core import primitives as jp
 
 from jaxbound import _activations as activations
 from jaxbound import _curves as curves
+from jaxbound import _piecewise as piecewise
 from jaxbound import _waves as waves
 from jaxbound._interval import concrete
 
@@ -94,10 +95,21 @@ def _wave(peak: float):
 
 LINES: dict[Any, Callable[..., curves.Lines]] = {
     **dict.fromkeys(
-        (jp.expm1_p, jp.rsqrt_p, jp.cosh_p, jp.lgamma_p, activations.softplus, activations.square),
+        (
+            jp.expm1_p,
+            jp.rsqrt_p,
+            jp.cosh_p,
+            jp.lgamma_p,
+            activations.softplus,
+            activations.square,
+            activations.xlogx,
+            activations.log_cosh,
+        ),
         _convex,
     ),
-    **dict.fromkeys((jp.log_p, jp.log1p_p, jp.sqrt_p, jp.acosh_p, jp.digamma_p), _concave),
+    **dict.fromkeys(
+        (jp.log_p, jp.log1p_p, jp.sqrt_p, jp.acosh_p, jp.digamma_p, activations.entr), _concave
+    ),
     **dict.fromkeys(
         (
             jp.logistic_p,
@@ -123,6 +135,8 @@ LINES: dict[Any, Callable[..., curves.Lines]] = {
     activations.gelu_erf: _wavy(-(2**0.5), 2**0.5, first=-1),
     activations.gelu_tanh: _wavy(-1.4185040088, 1.4185040088, first=-1),
     activations.mish: _wavy(-2.2563763963607926, 1.4905711794854284, first=-1),
+    activations.straight_pieces: piecewise.lines,
+    activations.quadratic_pieces: piecewise.lines,
     jp.abs_p: lambda fn, l, u, choice, **_: curves.one_kink(fn, l, u, 0.0, -1.0, 1.0, choice),
     activations.leaky_relu: lambda fn, l, u, choice, a: curves.one_kink(
         fn, l, u, 0.0, a, 1.0, choice

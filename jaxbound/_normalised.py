@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jax.extend.core import primitives as jp
 
 from jaxbound import _activations as activations
+from jaxbound._match import number
 from jaxbound._program import Atom, Constant, Equation, Graph, Var, shape_of
 
 Producer = Mapping[Any, Equation]
@@ -89,7 +90,7 @@ def _factors(atom: Atom, producer: Producer) -> tuple[Atom, list[Atom]]:
 
 def _limit(x: Atom, r: Atom, producer: Producer) -> float | None:
     """What ``|x r|`` is at most, if r is the inverse root of a mean square that x is part of."""
-    square = _reduction(r, producer)
+    square = reduction(r, producer)
     if square is None or square.power != -0.5:
         return None
     if square.eqn.primitive is activations.variance:
@@ -97,26 +98,26 @@ def _limit(x: Atom, r: Atom, producer: Producer) -> float | None:
     squared = producer.get(square.eqn.inputs[0])
     if squared is None or not _is_square(squared):
         return None
-    of = _groups_of(x, squared.inputs[0], square.groups, producer)
-    return math.sqrt(square.scale) if _agree(of, square.places) else None
+    of = groups_of(x, squared.inputs[0], square.groups, producer)
+    return math.sqrt(square.scale) if agree(of, square.places) else None
 
 
 def _limit_of_deviation(x: Atom, square: Reduction, producer: Producer) -> float | None:
     # Of what is rearranged, where it comes from.
-    x, places = _moved(x, producer)
+    x, places = moved(x, producer)
     eqn = producer.get(x)
     if eqn is None or eqn.primitive is not jp.sub_p or len(eqn.moving) < 2:
         return None
-    mean, (y,) = _reduction(eqn.inputs[1], producer), square.eqn.inputs
+    mean, (y,) = reduction(eqn.inputs[1], producer), square.eqn.inputs
     if mean is None or mean.eqn.primitive is not jp.reduce_sum_p or mean.eqn.inputs[0] is not y:
         return None
     count = square.groups.size / (square.groups.max(initial=0) + 1)
     same = (mean.power, mean.scale) == (1, count) and np.array_equal(mean.groups, square.groups)
-    of = _groups_of(eqn.inputs[0], y, square.groups, producer)
-    if not same or of is None or not _agree(of, mean.places):
+    of = groups_of(eqn.inputs[0], y, square.groups, producer)
+    if not same or of is None or not agree(of, mean.places):
         return None
     of = np.broadcast_to(of, shape_of(x)).ravel()[places]
-    return math.sqrt((count - 1) * square.scale) if _agree(of, square.places) else None
+    return math.sqrt((count - 1) * square.scale) if agree(of, square.places) else None
 
 
 def _is_square(eqn: Equation) -> bool:
@@ -128,7 +129,7 @@ def _is_square(eqn: Equation) -> bool:
 # ---------------------------------------------------------------- where elements come from
 
 
-def _moved(atom: Atom, producer: Producer) -> tuple[Atom, np.ndarray]:
+def moved(atom: Atom, producer: Producer) -> tuple[Atom, np.ndarray]:
     """The value that is rearranged to ``atom``, and which of its elements is where."""
     chain = []
     while (eqn := producer.get(atom)) and _moves(eqn, producer):
@@ -164,7 +165,10 @@ def _places(chain: list[Equation], shape: tuple[int, ...]) -> np.ndarray:
 
 def _value(atom: Atom, producer: Producer) -> np.ndarray | None:
     """Of what is known at trace time, and rearranged."""
-    root = atom if isinstance(atom, Constant) else _moved(atom, producer)[0]
+    found = number(atom, producer)
+    if found is not None:
+        return np.asarray(found)
+    root = atom if isinstance(atom, Constant) else moved(atom, producer)[0]
     if not isinstance(root, Constant) or isinstance(root.value, Tracer):
         return None
     return np.asarray(root.value)
@@ -177,9 +181,9 @@ def _constants(eqn: Equation, producer: Producer) -> list[np.ndarray] | None:
     return known if len(known) == len(values) else None
 
 
-def _groups_of(x: Atom, y: Atom, groups: np.ndarray, producer: Producer) -> np.ndarray | None:
+def groups_of(x: Atom, y: Atom, groups: np.ndarray, producer: Producer) -> np.ndarray | None:
     """For every element of x the group of ``y`` that it is part of, if the two hold the same elements."""
-    (root, of_x), (same, of_y) = _moved(x, producer), _moved(y, producer)
+    (root, of_x), (same, of_y) = moved(x, producer), moved(y, producer)
     if root is not same:
         return None
     found = np.full(math.prod(shape_of(root)), -1)
@@ -187,7 +191,7 @@ def _groups_of(x: Atom, y: Atom, groups: np.ndarray, producer: Producer) -> np.n
     return found[of_x]
 
 
-def _agree(groups: np.ndarray | None, others: np.ndarray) -> bool:
+def agree(groups: np.ndarray | None, others: np.ndarray) -> bool:
     return groups is not None and bool(np.all(groups == others))
 
 
@@ -207,7 +211,7 @@ class Reduction(NamedTuple):
     groups: np.ndarray
 
 
-def _reduction(atom: Atom, producer: Producer) -> Reduction | None:
+def reduction(atom: Atom, producer: Producer) -> Reduction | None:
     chain, power, scale = [], 1.0, 1.0
     while eqn := producer.get(atom):
         if eqn.primitive in (jp.reduce_sum_p, activations.variance):
@@ -226,13 +230,8 @@ def _reduction(atom: Atom, producer: Producer) -> Reduction | None:
             # The root of a square is not itself; and what was divided before is no mean.
             if power == 1 or scale != 1:
                 return None
-        elif (
-            eqn.primitive is jp.div_p
-            and i == 0
-            and power in (1, -0.5)
-            and _is_positive(constants[0])
-        ):
-            scale *= float(constants[0])
+        elif (eqn.primitive, i) in SCALES and power in (1, -0.5) and _is_positive(constants[0]):
+            scale *= SCALES[eqn.primitive, i](float(constants[0]))
         elif not (power < 0 and constants and _adds(eqn, constants[0])):
             return None
     return None
@@ -243,6 +242,14 @@ EXPONENTS = {
     jp.rsqrt_p: lambda **_: -0.5,
     jp.integer_pow_p: lambda y: y,
     jp.pow_p: lambda y: float(y) if y.size == 1 else math.nan,
+}
+
+
+# What a product with a number, or a quotient by it, divides the operand at a position by.
+SCALES = {
+    (jp.mul_p, 0): lambda by: 1 / by,
+    (jp.mul_p, 1): lambda by: 1 / by,
+    (jp.div_p, 0): lambda by: by,
 }
 
 

@@ -34,6 +34,9 @@ CALLS = frozenset(
 MOST_FACTORS = 64  # of a power that is written as products
 COMMUTATIVE = frozenset({jp.add_p, jp.mul_p, jp.max_p, jp.min_p})
 
+# Of as many elements as before, these only change the shape.
+KEEP_ORDER = frozenset({jp.reshape_p, jp.squeeze_p, jp.broadcast_in_dim_p})
+
 
 # Linear primitives that only rearrange, public and in use in some JAX versions only.
 REARRANGE = tuple(

@@ -4,29 +4,60 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
-import numpy as np
-from jax.core import Tracer
 from jax.extend.core import primitives as jp
 
-from jaxbound._activations import ACTIVATIONS, Activation, is_nan
+from jaxbound._activations import ACTIVATIONS, Activation, deviations, is_nan, square, variance
 from jaxbound._inline import flatten, live
+from jaxbound._joined import joined
+from jaxbound._match import match, same
 from jaxbound._normalised import limit_normalised
-from jaxbound._primitives import COMMUTATIVE
-from jaxbound._program import Atom, Constant, Equation, Graph, Var
+from jaxbound._program import Equation, Graph, Var
+from jaxbound._rearranged import rearranged
+from jaxbound._spellings import spelled, spliced
 
 REACH = 6  # equations from the last one of a pattern back to the sum or maximum over its axes
 
 
 def recognise(graph: Graph) -> Graph:
     """Replaces the last equation of every activation by the activation itself."""
-    producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
-    simpler = lambda eqn: _comparison(eqn, producer) or _activation(eqn, producer) or eqn
-    equations = [simpler(eqn) if eqn.moving else eqn for eqn in graph.equations]
-    graph = limit_normalised(dataclasses.replace(graph, equations=tuple(equations)))
+    graph = _activations(graph)
+    again = rearranged(spelled(graph))
+    if again is not graph:
+        graph = _activations(again)
+    graph = limit_normalised(graph)
     return dataclasses.replace(graph, equations=live(graph.equations, graph.outputs))
+
+
+def _activations(graph: Graph) -> Graph:
+    producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
+    order = {out: i for i, eqn in enumerate(graph.equations) for out in eqn.outputs}
+
+    def simpler(eqn: Equation) -> Equation:
+        found = _comparison(eqn, producer) or _activation(eqn, producer)
+        if found is None or found.primitive is square:
+            found = joined(eqn, producer, order) or found
+        return found or eqn
+
+    equations = []
+    for eqn in graph.equations:
+        found = simpler(eqn) if eqn.moving else eqn
+        equations += _by_variance(found) if found.primitive is deviations else [found]
+    return dataclasses.replace(graph, equations=live(equations, graph.outputs))
+
+
+def _by_variance(eqn: Equation) -> list[Equation]:
+    """A sum of squared deviations from the mean as a multiple of the variance."""
+    (x,), (out,), axes = eqn.inputs, eqn.outputs, eqn.params["axes"]
+    count = math.prod(x.shape[axis] for axis in axes)  # pyright: ignore
+    mean = Var(out.shape, out.dtype, True)
+    params = {"axes": axes, "keepdims": False}
+    first = dataclasses.replace(eqn, primitive=variance, params=params, outputs=(mean,))
+    times = flatten(lambda z: z * count, [jax.ShapeDtypeStruct(out.shape, out.dtype)], [True])
+    return [first, *spliced(times, (mean,), eqn, {})]
 
 
 def _comparison(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None:
@@ -40,8 +71,8 @@ def _comparison(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None
         if made is None or made.primitive not in (jp.max_p, jp.min_p):
             continue
         compare = jp.ge_p if made.primitive is jp.max_p else jp.le_p
-        for same, y in (made.inputs, made.inputs[::-1]):
-            if _same(x, same):
+        for other, y in (made.inputs, made.inputs[::-1]):
+            if same(x, other):
                 return dataclasses.replace(eqn, primitive=compare, inputs=(x, y))
     return None
 
@@ -55,10 +86,8 @@ def _activation(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None
             continue
         for shape, params in _places(activation, eqn, producer):
             for pattern in _patterns(activation, shape, out.dtype, tuple(params.items())):
-                bound: dict[Var, Atom] = {}
-                made = {o: e for e in pattern.equations for o in e.outputs}
-                if _unify(pattern.outputs[0], out, bound, made, producer):
-                    atoms = tuple(bound[v] for v in pattern.inputs)
+                atoms = match(pattern, out, producer)
+                if atoms is not None:
                     return dataclasses.replace(
                         eqn, primitive=activation, inputs=atoms, params=params
                     )
@@ -105,57 +134,3 @@ def _patterns(activation: Activation, shape: tuple[int, ...], dtype, params) -> 
         flatten(functools.partial(fn, **dict(params)), (x, *known), [True] + [False] * len(known))
         for fn, known in pairs
     ]
-
-
-def _unify(want: Atom, have: Atom, bound, made, producer) -> bool:
-    """Whether ``have`` is ``want`` with its inputs replaced as ``bound`` says (extended on the way)."""
-    if isinstance(want, Constant):
-        return isinstance(have, Constant) and _equal(want.value, have.value)
-    if want.uncertain != have.uncertain:
-        return False
-    if want not in made:  # an input of the pattern
-        same_type = lambda: (want.shape, want.dtype) == (have.shape, have.dtype)  # pyright: ignore
-        fits = not isinstance(have, Var) or not want.uncertain or same_type()
-        return fits and _same(bound.setdefault(want, have), have)
-    mine, theirs = made[want], producer.get(have) if isinstance(have, Var) else None
-    if (
-        theirs is None
-        or mine.primitive is not theirs.primitive
-        or not _equal_params(mine.params, theirs.params)
-    ):
-        return False
-    if mine.outputs.index(want) != theirs.outputs.index(have):
-        return False
-    orders = [theirs.inputs]
-    if mine.primitive in COMMUTATIVE:
-        orders.append(theirs.inputs[::-1])
-    for order in orders:
-        attempt = dict(bound)
-        if all(
-            _unify(w, h, attempt, made, producer) for w, h in zip(mine.inputs, order, strict=True)
-        ):
-            bound.update(attempt)
-            return True
-    return False
-
-
-def _same(a: Atom, b: Atom) -> bool:
-    return a is b or (
-        isinstance(a, Constant) and isinstance(b, Constant) and _equal(a.value, b.value)
-    )
-
-
-def _equal(a, b) -> bool:
-    if a is b:
-        return True
-    if isinstance(a, Tracer) or isinstance(b, Tracer):
-        return False
-    a, b = np.asarray(a), np.asarray(b)
-    return a.shape == b.shape and bool(np.all((a == b) | ((a != a) & (b != b))))
-
-
-def _equal_params(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    try:
-        return bool(a == b)
-    except (TypeError, ValueError):
-        return False

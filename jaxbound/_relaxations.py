@@ -31,12 +31,14 @@ elementwise: set[Any] = set()
 # Those among them made of straight pieces (maximum and minimum with a known value): the kind chooses their lines.
 kinked: frozenset[Any] = frozenset(
     {jp.abs_p, jp.max_p, jp.min_p, activations.leaky_relu, activations.ramp, activations.clip}
+    | {activations.straight_pieces}
 )
 
 # Those that are not defined everywhere: lines through an operand's bounds may leave the domain, intervals seldom do.
 partial: frozenset[Any] = frozenset(
     {jp.log_p, jp.log1p_p, jp.sqrt_p, jp.rsqrt_p, jp.integer_pow_p, jp.pow_p, jp.div_p, jp.tan_p}
     | {jp.cbrt_p, jp.asin_p, jp.acosh_p, jp.atanh_p, jp.erf_inv_p, jp.lgamma_p, jp.digamma_p}
+    | {activations.entr, activations.xlogx}
 )
 
 

@@ -39,6 +39,7 @@ KINKS = {
     activations.leaky_relu: lambda slope: (0.0,),
     activations.ramp: lambda r, eta: (0.0, r),
     activations.clip: lambda low, high: (low, high),
+    activations.straight_pieces: lambda *, breaks, polys: breaks,
 }
 
 
@@ -229,7 +230,7 @@ def _breakpoints(eqn: Equation, operands):
     l, u = (np.broadcast_to(end, y.shape) for end in (z.lower, z.upper))
     if not (np.isfinite(l).all() and np.isfinite(u).all()):
         raise ValueError(f"an operand has no finite interval: {describe(eqn)}")
-    kinks = [np.clip(kink, l, u) for kink in KINKS[eqn.primitive](*known)]
+    kinks = [np.clip(kink, l, u) for kink in KINKS[eqn.primitive](*known, **eqn.params)]
     points = np.sort([l, *kinks, u], axis=0)
     fn = lambda z: eqn.bind(*(z if isinstance(op, Interval) else op for op in operands))[0]
     values = np.stack([fn(point) for point in points])

@@ -46,7 +46,7 @@ LIMITS = {
     "standard deviation": (lambda x: deviation(x, 1) / (x.std(1, keepdims=True) + 0.1), 5),
     "of a sample": (
         lambda x: deviation(x, 1) / jnp.sqrt((deviation(x, 1) ** 2).sum(1, keepdims=True) / 5),
-        5,
+        25 / 6,
     ),
     "unit length": (lambda x: x / jnp.linalg.norm(x, axis=1, keepdims=True), 1),
     "at most unit length": (
