@@ -63,7 +63,7 @@ def rewrite(
         return None
     if primitive is jp.convert_element_type_p and params["new_dtype"] != np.dtype(bool):
         return None
-    return REWRITES.get(primitive) or _OF_SOME_VERSIONS.get(primitive.name)
+    return REWRITES.get(primitive) or BY_NAME.get(primitive.name)
 
 
 def _gather(x, indices, *, fill_value, **params):
@@ -130,7 +130,11 @@ REWRITES: dict[Any, Callable[..., Any]] = {
     ),
     jp.reduce_min_p: lambda x, *, axes, **_: lax.neg(jnp.max(lax.neg(x), axis=axes)),
 }
-# By name: not every JAX version has them.
-_OF_SOME_VERSIONS: dict[str, Callable[..., Any]] = {
+# By name: not every JAX version has them, or has them in public.
+BY_NAME: dict[str, Callable[..., Any]] = {
+    # Where values lie, and when they are computed.
+    **dict.fromkeys(
+        ("optimization_barrier", "sharding_constraint", "device_put"), lambda *xs, **_: xs
+    ),
     "one_minus_square": lambda x, **_: lax.sub(jnp.ones_like(x), lax.integer_pow(x, 2)),
 }

@@ -33,7 +33,7 @@ LAYERS = [
     {"_arrays", "_axes", "_integers", "_planes", "_waves"},
     {"_choices", "_lines"},
     {"_interval_rules", "_linear_rules", "_relaxations"},
-    {"_errors", "_exactness", "_windows", "_chunks"},
+    {"_errors", "_exactness", "_windows", "_chunks", "_relaxing"},
     {"_places"},
     {"_crop"},
     {"_cones"},
