@@ -94,6 +94,8 @@ clip = Activation("clip", (lambda x, low, high: clamp(low, x, high),), parameter
 mish = Activation("mish", (jax.nn.mish, lambda x: x * lax.tanh(jax.nn.softplus(x))))
 soft_sign = Activation("soft_sign", (jax.nn.soft_sign,))
 square = Activation("square", (lambda x: lax.mul(x, x),))
+# Of the two parts of a complex value: its absolute value.
+modulus = Activation("modulus", (lambda re, im: lax.abs(lax.complex(re, im)),))
 is_nan = Activation("is_nan", (lambda x: lax.ne(x, x),))
 # Of a value and the inverse root of its mean square: at most ``limit``.
 normalised = Activation("normalised", (lambda x, r, *, limit: x * r,))

@@ -181,6 +181,15 @@ def power(x, y, **_):
     )
 
 
+def modulus(x, y, **_) -> Interval:
+    """``sqrt(x^2 + y^2)`` grows with the size of both."""
+    (xl, xu), (yl, yu) = (
+        (size.lower, size.upper)
+        for size in (image(jnp.abs, Interval(*ends(z)), 0.0) for z in (x, y))
+    )
+    return Interval(lax.abs(lax.complex(xl, yl)), lax.abs(lax.complex(xu, yu)))
+
+
 def compare(definitely, possibly):
     """A truth value: ``lower`` where it surely holds, ``upper`` where it may hold."""
 

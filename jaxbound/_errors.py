@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
+from jaxbound._activations import Activation
 from jaxbound._interval_rules import interval_rules
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Equation, Graph
@@ -37,8 +36,6 @@ def check_supported(graph: Graph) -> None:
 
 def _supported(eqn: Equation) -> bool:
     rule = interval_rules.get(eqn.primitive)
-    if any(jnp.issubdtype(out.dtype, jnp.complexfloating) for out in eqn.outputs):
-        return False  # no order, so no intervals
     return rule is not None and (rule.accepts(eqn.uncertain) or linear_operands(eqn) is not None)
 
 
@@ -47,6 +44,8 @@ def describe(eqn: Equation) -> str:
     operands = f" with uncertain operand{'s' * (len(which) > 1)} {', '.join(which)}"
     layer = f" in layer {eqn.layer}" if eqn.layer else ""
     reason = _REASONS.get(str(eqn.primitive), "")
+    if isinstance(eqn.primitive, Activation) and not eqn.primitive.variants:
+        reason = " of complex values"
     return f"{eqn.primitive}{operands}{layer} ({eqn.line}){reason}"
 
 

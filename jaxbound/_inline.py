@@ -9,10 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jax.extend import core as jex
 
-from jaxbound._activations import Activation
+from jaxbound._activations import Activation, modulus
+from jaxbound._complex import Pair, even_exponent, is_complex, modulus_power, of_parts, rule_of
 from jaxbound._control import CONTROL, Site
 from jaxbound._primitives import CALLS, rewrite
 from jaxbound._program import Atom, Constant, Equation, Graph, Var
@@ -25,6 +27,11 @@ def flatten(fn: Callable[..., Any], avals: Sequence[Any], uncertain: Sequence[bo
     inputs = tuple(Var(v.aval.shape, v.aval.dtype, u) for v, u in invars)
     program = _Program()
     outputs = program.inline(closed, inputs, "", ())
+    if any(isinstance(atom, Pair) for atom in outputs):
+        raise TypeError(
+            "the function's value is complex, and complex values have no order: return jnp.real(value) and"
+            " jnp.imag(value), or jnp.abs(value)"
+        )
     equations = live(program.equations, outputs)
     return Graph(inputs, equations, tuple(outputs), jax.tree.structure(out_shape))
 
@@ -46,6 +53,7 @@ class _Program:
         self.equations: list[Equation] = []
         self._fixed: dict[Var, int] = {}  # by constants alone, in the equation of this index
         self._values: dict[Var, Any] = {}
+        self._moduli: dict[Any, Pair] = {}  # absolute values, and what of
 
     def inline(self, closed, atoms: Sequence[Atom], layer: str, sources, own=True) -> list[Atom]:
         """Appends the equations of ``closed`` applied to ``atoms``; returns its outputs.
@@ -93,6 +101,15 @@ class _Program:
             return call(_closed(eqn.params, body), *operands)
         if name in CONTROL:
             return CONTROL[name](Site(call, self.value), operands, **eqn.params)
+        if rule := rule_of(eqn, operands):
+            leaves, tree = jax.tree.flatten(operands)
+            outs = iter(call(lambda *xs: rule(*jax.tree.unflatten(tree, xs)), *leaves))
+            parts = (
+                (next(outs), next(outs)) if _is_complex(v) else (next(outs),) for v in eqn.outvars
+            )
+            return [Pair(*part) if len(part) == 2 else part[0] for part in parts]
+        if operands[0] in self._moduli and (exponent := even_exponent(eqn, operands)):
+            return call(functools.partial(modulus_power, exponent), *self._moduli[operands[0]])
         itself = len(eqn.invars[0].aval.shape) if operands[0] is operands[-1] else None
         simpler = rewrite(eqn.primitive, uncertain, eqn.params, itself)
         if simpler is None:
@@ -100,11 +117,13 @@ class _Program:
         return call(functools.partial(simpler, **eqn.params), *operands)
 
     def _appended(self, eqn, operands: list[Atom], where, origins) -> list[Atom]:
-        found = _equation(eqn, operands, where, origins)
+        found, outs = _equation(eqn, operands, where, origins)
         if not found.moving and all(map(self._is_fixed, operands)):
             self._fixed |= dict.fromkeys(found.outputs, len(self.equations))
+        if found.primitive is modulus:
+            self._moduli[outs[0]] = operands[0]
         self.equations.append(found)
-        return list(found.outputs)
+        return outs
 
     def _is_fixed(self, atom: Atom) -> bool:
         if isinstance(atom, Constant):
@@ -130,17 +149,36 @@ class _Program:
         return np.asarray(self._values[atom])
 
 
+def _is_complex(v) -> bool:
+    return is_complex(getattr(v.aval, "dtype", bool))
+
+
 def _aval(atom: Atom) -> jax.ShapeDtypeStruct:
+    if isinstance(atom, Pair):
+        return jax.eval_shape(lax.complex, *map(_aval, atom))
     if isinstance(atom, Var):
         return jax.ShapeDtypeStruct(atom.shape, atom.dtype)
     return jax.ShapeDtypeStruct(jnp.shape(atom.value), jnp.result_type(atom.value))
 
 
-def _equation(eqn, operands: Sequence[Atom], layer: str, sources: tuple[Any, ...]) -> Equation:
+def _equation(eqn, operands: Sequence[Any], layer: str, sources: tuple[Any, ...]):
+    """``eqn`` as one of the graph, and its outputs; complex ones that are uncertain come in parts."""
     uncertain = any(atom.uncertain for atom in operands)
-    outs = (Var(v.aval.shape, getattr(v.aval, "dtype", None), uncertain) for v in eqn.outvars)
     primitive, params = (eqn.primitive, eqn.params) if uncertain else _opaque(eqn)
-    return Equation(primitive, tuple(operands), tuple(outs), params, layer, sources)
+    if uncertain and of_parts(eqn, operands):
+        primitive, params = (
+            modulus if eqn.primitive.name == "abs" else Activation(eqn.primitive.name, ()),
+            {},
+        )
+    outs = []
+    for v in eqn.outvars:
+        shape, dtype = v.aval.shape, getattr(v.aval, "dtype", None)
+        if uncertain and _is_complex(v):
+            outs.append(Pair(*(Var(shape, np.finfo(dtype).dtype, True) for _ in range(2))))
+        else:
+            outs.append(Var(shape, dtype, uncertain))
+    inputs, outputs = (tuple(jax.tree.leaves(list(atoms))) for atoms in (operands, outs))
+    return Equation(primitive, inputs, outputs, params, layer, sources), outs
 
 
 def _key(eqn, operands: Sequence[Atom]):

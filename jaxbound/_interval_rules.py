@@ -188,6 +188,7 @@ interval_rules[jp.sin_p] = IntervalRule(waves.wave_image(jp.sin_p, math.pi / 2))
 interval_rules[jp.cos_p] = IntervalRule(waves.wave_image(jp.cos_p, 0.0))
 interval_rules[jp.tan_p] = IntervalRule(waves.tan_image)
 interval_rules[jp.atan2_p] = IntervalRule(waves.atan2_image)
+interval_rules[activations.modulus] = IntervalRule(arithmetic.modulus)
 
 
 # ---------------------------------------------------------------- arrays

@@ -210,6 +210,7 @@ _of_base = relaxations[jp.pow_p]
 def_lines(jp.pow_p, lambda fn, l, u, choice, *_, **__: curves.convex(fn, l, u))
 _of_exponent, relaxations[jp.pow_p] = relaxations[jp.pow_p], _power
 relaxations[jp.atan2_p] = lambda y, x, *, image, **_: planes.angle(y, x, image)
+relaxations[activations.modulus] = lambda x, y, *, image, **_: planes.modulus(x, y, image)
 
 
 # ---------------------------------------------------------------- along some axes

@@ -24,7 +24,7 @@ LAYERS = [
     {"_activations"},
     {"_primitives"},
     {"_program"},
-    {"_control"},
+    {"_control", "_complex"},
     {"_inline"},
     {"_normalised"},
     {"_recognise"},
