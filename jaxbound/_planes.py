@@ -146,7 +146,7 @@ def modulus(x, y, image) -> Relaxation:
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     parts = [_bounded_part(Interval(z.lower / scale, z.upper / scale)) for z in box]
     (centers, radii), tiny = zip(*parts, strict=True), jnp.finfo(scale.dtype).tiny
-    size = _norm(*centers)
+    size = _norm(centers)
     bounded = jnp.isfinite(_radius(box[0]) + _radius(box[1])) & (largest > 0)
 
     def plane(found, length, rest, constant):
@@ -158,16 +158,16 @@ def modulus(x, y, image) -> Relaxation:
         offset = jnp.where(found, offset, constant)
         return lambda *z: sum(slope * a for slope, a in zip(slopes, z, strict=True)) + offset
 
-    length = jnp.sqrt(sum(c**2 + r**2 for c, r in parts))
+    length = _norm([*centers, *radii])
     return Relaxation(
         plane(bounded & (size > tiny), size, 0, image.lower),
         plane(bounded, length, sum(r**2 for r in radii), image.upper),
     )
 
 
-def _norm(x, y):
-    """With a finite gradient at 0."""
-    square = x**2 + y**2
+def _norm(parts):
+    """The root of the sum of squares, with a finite gradient at 0."""
+    square = sum(part**2 for part in parts)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 

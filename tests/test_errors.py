@@ -126,12 +126,6 @@ def test_an_operand_that_must_be_known():
         jb.crown(lambda x: x[jnp.argmax(x)], BOX)
 
 
-def test_what_stays_without_a_rule():
-    """Complex values say so."""
-    with pytest.raises(jb.UnsupportedPrimitiveError, match="fft with uncertain operand"):
-        jb.ibp(lambda x: jnp.fft.fft(x).real, BOX)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_known_values_need_no_rule(method):
     def fn(x, k):

@@ -417,6 +417,7 @@ SHAPED = {  # name: (function, shape of its operand); more operands are slices o
     "max_pool of known, transposed": (lambda x: jax.vjp(overlapping, constant(4, 3).astype(x.dtype))[1](x)[0], (2, 2)),
     "angle of a point": (lambda x: jnp.arctan2(x[0], x[1]) + jnp.arctan2(x[1], 2.0), (2, 3)),
     "angle ahead": (lambda x: jnp.arctan2(x[0], x[1] + 8), (2, 3)),
+    "absolute values": (lambda x: jnp.abs(lax.complex(x[0], x[1])) - jnp.abs(lax.complex(jnp.ones_like(x[1]), x[1])), (2, 2)),
     "maximum, gradient": (jax.grad(lambda x: x.max(1).sum() + 2 * x.min()), (2, 3)),
     "select, known": (lambda x: jnp.where(np.array([[True], [False]]), x, 3 * x[::-1]), (2, 3)),
     "select of three": (lambda x: lax.select_n(np.array([0, 2, 1, 2]), x, -x, x**2), (4,)),
