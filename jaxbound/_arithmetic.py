@@ -55,7 +55,7 @@ def mul(x, y, **_):
 
 
 def div(x, y, **_):
-    # Only by known values: the trace turns the rest into a product with a reciprocal.
+    # Only by known values, or of integers: the trace turns the rest into a product with a reciprocal.
     if jnp.issubdtype(x.dtype, jnp.integer):
         return image(lambda z: lax.div(z, y), x)
     return mul(x, lax.div(jnp.ones_like(y), y))
@@ -79,6 +79,14 @@ def same_multiple(x: Interval, y):
     short = (x.upper - x.lower < jnp.abs(y)) & (lax.rem(x.lower, y) <= lax.rem(x.upper, y))
     inside = (-jnp.abs(y) < x.lower) & (x.upper < jnp.abs(y))
     return inside | (one_side & short)
+
+
+def next_after(x, y, **_):
+    """At most one number further."""
+    shape = jnp.broadcast_shapes(*(jnp.shape(ends(z)[0]) for z in (x, y)))
+    low, high = (jnp.broadcast_to(end, shape) for end in ends(x))
+    below, above = (jnp.full_like(end, sign * jnp.inf) for end, sign in ((low, -1), (high, 1)))
+    return Interval(lax.nextafter(low, below), lax.nextafter(high, above))
 
 
 def bilinear(primitive, radius):

@@ -111,7 +111,7 @@ class _Program:
         if operands[0] in self._moduli and (exponent := even_exponent(eqn, operands)):
             return call(functools.partial(modulus_power, exponent), *self._moduli[operands[0]])
         itself = len(eqn.invars[0].aval.shape) if operands[0] is operands[-1] else None
-        simpler = rewrite(eqn.primitive, uncertain, eqn.params, itself)
+        simpler = rewrite(eqn.primitive, uncertain, eqn.params, eqn.invars[-1].aval.dtype, itself)
         if simpler is None:
             return None
         return call(functools.partial(simpler, **eqn.params), *operands)

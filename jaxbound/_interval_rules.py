@@ -127,8 +127,13 @@ interval_rules |= {
     jp.convert_element_type_p: IntervalRule(integers.convert),
     jp.rsqrt_p: IntervalRule(arithmetic.rsqrt),
     jp.mul_p: IntervalRule(arithmetic.mul),
-    jp.div_p: IntervalRule(arithmetic.div, (0,)),
-    jp.rem_p: IntervalRule(arithmetic.rem, (0,)),
+    jp.div_p: IntervalRule(integers.quotient(arithmetic.div)),
+    jp.rem_p: IntervalRule(integers.remainder(arithmetic.rem)),
+    jp.nextafter_p: IntervalRule(arithmetic.next_after),
+    jp.bitcast_convert_type_p: IntervalRule(integers.bits),
+    jp.shift_right_arithmetic_p: IntervalRule(integers.shift_right, (0,)),
+    jp.population_count_p: IntervalRule(integers.count_of_bits(jp.population_count_p)),
+    jp.clz_p: IntervalRule(integers.count_of_bits(jp.clz_p)),
 }
 for _p in (jp.dot_general_p, jp.conv_general_dilated_p):
     _radius = arithmetic.bilinear_radius(_p)

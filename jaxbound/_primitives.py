@@ -11,6 +11,7 @@ from jax import lax
 from jax.extend import core as jex
 from jax.extend.core import primitives as jp
 
+from jaxbound import _sparse as sparse
 from jaxbound._activations import clamp
 
 # Calls that are replaced by their bodies; names have changed between JAX versions.
@@ -43,17 +44,20 @@ REARRANGE = tuple(
 
 
 def rewrite(
-    primitive, uncertain: tuple[bool, ...], params: dict[str, Any], itself: int | None = None
+    primitive, uncertain: tuple[bool, ...], params: dict[str, Any], dtype, itself: int | None = None
 ) -> Callable[..., Any] | None:
     """An equal function in terms of fewer primitives, or None.
 
-    ``uncertain`` is per operand; ``itself`` the number of axes, if both operands are one value.
+    ``uncertain`` is per operand, ``dtype`` of the last one; ``itself`` the number of axes, if both
+    operands are one value.
     """
     if primitive is jp.dot_general_p:
         (one, other), (batch, along) = params["dimension_numbers"]
         lined_up = (one, batch) == (other, along) and len(one) + len(batch) == itself
         return _sum_of_squares if lined_up else None
-    if primitive is jp.div_p and not uncertain[1]:
+    if primitive is jp.div_p and not (uncertain[1] and jnp.issubdtype(dtype, jnp.inexact)):
+        return None
+    if primitive.name == "ragged_dot_general" and not sparse.is_plain(**params):
         return None
     if primitive is jp.min_p and not all(uncertain):
         return None
@@ -136,5 +140,11 @@ BY_NAME: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(
         ("optimization_barrier", "sharding_constraint", "device_put"), lambda *xs, **_: xs
     ),
+    "bcoo_todense": sparse.todense,
+    "bcoo_dot_general": sparse.dot_general,
+    "bcoo_transpose": sparse.transpose,
+    "bcsr_todense": sparse.rows_todense,
+    "bcsr_dot_general": sparse.rows_dot_general,
+    "ragged_dot_general": sparse.ragged_dot,
     "one_minus_square": lambda x, **_: lax.sub(jnp.ones_like(x), lax.integer_pow(x, 2)),
 }

@@ -22,6 +22,7 @@ LAYERS = [
     {"_regions"},
     {"_linear", "_specification"},
     {"_activations"},
+    {"_sparse"},
     {"_primitives"},
     {"_program"},
     {"_control", "_complex"},
