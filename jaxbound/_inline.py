@@ -13,6 +13,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.extend import core as jex
 
+from jaxbound import _matrices as matrices
 from jaxbound._activations import Activation, modulus
 from jaxbound._complex import Pair, even_exponent, is_complex, modulus_power, of_parts, rule_of
 from jaxbound._control import CONTROL, Site
@@ -96,6 +97,8 @@ class _Program:
                 jax.make_jaxpr(body)(*map(_aval, atoms)), atoms, where, origins, False
             )
 
+        if rule := matrices.rule_of(eqn, uncertain, lambda i: self._maker(operands[i])):
+            return call(rule, *operands)
         if name in CALLS:
             (body,) = jex.jaxprs_in_params(eqn.params)
             return call(_closed(eqn.params, body), *operands)
@@ -115,6 +118,11 @@ class _Program:
         if simpler is None:
             return None
         return call(functools.partial(simpler, **eqn.params), *operands)
+
+    def _maker(self, atom: Atom) -> str | None:
+        """The name of the primitive that an atom is an output of."""
+        makers = (str(eqn.primitive) for eqn in reversed(self.equations) if atom in eqn.outputs)
+        return next(makers, None)
 
     def _appended(self, eqn, operands: list[Atom], where, origins) -> list[Atom]:
         found, outs = _equation(eqn, operands, where, origins)

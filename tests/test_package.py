@@ -25,7 +25,7 @@ LAYERS = [
     {"_sparse"},
     {"_primitives"},
     {"_program"},
-    {"_control", "_complex"},
+    {"_control", "_complex", "_matrices"},
     {"_inline"},
     {"_normalised"},
     {"_recognise"},
