@@ -16,57 +16,34 @@ import numpy as np
 from jax.extend import core as jex
 
 # Of larger ones, the terms would be too many, and their bounds too wide.
-LARGEST = 16
-LARGEST_EXPANSION = 6
+LARGEST = 6
 
 
 def solve(a, b):
-    """``x [..., n]`` with ``a x = b`` for ``a [..., n, n]``: Cramer's rule up to 3, elimination beyond."""
+    """``x [..., n]`` with ``a x = b`` for ``a [..., n, n]``, by Cramer's rule."""
     n = a.shape[-1]
     a = a.reshape(*a.shape[:-2], *[1] * (b.ndim + 1 - a.ndim), n, n)
-    if n <= 3:
-        cofactors = [[_cofactor(a, i, j) for j in range(n)] for i in range(n)]
-        total = sum(a[..., 0, j] * cofactors[0][j] for j in range(n))
-        return jnp.stack(
-            [sum(cofactors[i][j] * b[..., i] for i in range(n)) / total for j in range(n)], -1
-        )
-    rows = []
-    for _ in range(n):
-        rows.append((a[..., 0, :], b[..., 0]))
-        a, factors = _eliminated(a)
-        b = b[..., 1:] - factors * b[..., :1]
-    found: list[Any] = []
-    for row, right in reversed(rows):
-        known = sum(row[..., 1 + i] * x for i, x in enumerate(found))
-        found.insert(0, (right - known) / row[..., 0])
-    return jnp.stack(jnp.broadcast_arrays(*found), -1)
-
-
-def _cofactor(a, i: int, j: int):
-    rest = np.delete(np.arange(a.shape[-1]), i), np.delete(np.arange(a.shape[-1]), j)
-    return (-1) ** (i + j) * determinant(a[..., rest[0], :][..., rest[1]])
-
-
-def _eliminated(a):
-    """What is left below and right of the first entry, and the factors of the first row."""
-    factors = a[..., 1:, 0] / a[..., :1, 0]
-    return a[..., 1:, 1:] - factors[..., None] * a[..., :1, 1:], factors
+    others = np.array([np.delete(np.arange(n), i) for i in range(n)], int).reshape(n, n - 1)
+    minors = a[..., others[:, None, :, None], others[None, :, None, :]]
+    signs = np.array((-1.0) ** np.add.outer(np.arange(n), np.arange(n)), a.dtype)
+    cofactors = determinant(minors) * signs.reshape(*[1] * (a.ndim - 2), n, n)
+    total = (a[..., 0, :] * cofactors[..., 0, :]).sum(-1, keepdims=True)
+    return (cofactors * b[..., None]).sum(-2) / total
 
 
 def determinant(a):
-    """By expansion, which divides by nothing, or as the product of pivots."""
+    """By expansion along the first row: it divides by nothing."""
     n = a.shape[-1]
     if n == 0:
         return jnp.ones(a.shape[:-2], a.dtype)
-    if n > LARGEST_EXPANSION:
-        return a[..., 0, 0] * determinant(_eliminated(a)[0])
     if n == 1:
         return a[..., 0, 0]
     if n == 2:
         return a[..., 0, 0] * a[..., 1, 1] - a[..., 0, 1] * a[..., 1, 0]
-    minors = jnp.stack([a[..., 1:, np.delete(np.arange(n), j)] for j in range(n)], -3)
-    signs = (-1.0) ** np.arange(n).reshape([1] * (a.ndim - 2) + [n])
-    return (a[..., 0, :] * determinant(minors) * signs.astype(a.dtype)).sum(-1)
+    others = np.array([np.delete(np.arange(n), j) for j in range(n)])
+    minors = a[..., 1:, others].swapaxes(-3, -2)
+    signs = np.array((-1.0) ** np.arange(n), a.dtype).reshape(*[1] * (a.ndim - 2), n)
+    return (a[..., 0, :] * determinant(minors) * signs).sum(-1)
 
 
 def triangular_solve(a, b, *, left_side, lower, transpose_a, unit_diagonal, **_):
