@@ -49,9 +49,14 @@ def describe(eqn: Equation) -> str:
     return f"{eqn.primitive}{operands}{layer} ({eqn.line}){reason}"
 
 
-# Of what control flow leaves.
+# What else is refused, and why.
 _REASONS = {
     "while": ": how often it runs depends on uncertain or traced values, so that it cannot be unrolled;"
     " close over a number of steps that is no argument, or run a fixed number (jax.lax.scan)"
-    " and keep values with jnp.where"
+    " and keep values with jnp.where",
+    "lu": ": its pivots depend on the values; jnp.linalg.solve, inv, det and slogdet are bounded up to 6 rows",
+    "cholesky": ": bounded up to 6 rows",
+    "triangular_solve": ": an uncertain matrix is bounded up to 6 rows",
+    "fft": ": bounded up to 8192 frequencies along an axis",
+    "shift_left": ": bits may leave the type",
 }

@@ -49,7 +49,7 @@ def determinant(a):
 def triangular_solve(a, b, *, left_side, lower, transpose_a, unit_diagonal, **_):
     """By substitution, from the row of one unknown on."""
     if not left_side:
-        a, b, transpose_a = a.mT, b.mT, transpose_a
+        a, b = a.mT, b.mT
     a = a.mT if transpose_a else a
     below = lower == (transpose_a == (not left_side))
     n, found = a.shape[-1], {}

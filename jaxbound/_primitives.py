@@ -43,6 +43,13 @@ REARRANGE = tuple(
 )
 
 
+# Equinox's helpers: they tell vmap or a loop what to do, and run as functions that JAX can trace.
+AS_IT_RUNS = frozenset((
+    "select_if_vmap", "maybe_set", "unvmap_any", "unvmap_all", "unvmap_max", "nontraceable", "nonbatchable",
+    "nondifferentiable_backward",
+))  # fmt: skip
+
+
 def rewrite(
     primitive, uncertain: tuple[bool, ...], params: dict[str, Any], dtype, itself: int | None = None
 ) -> Callable[..., Any] | None:
@@ -67,6 +74,8 @@ def rewrite(
         return None
     if primitive is jp.convert_element_type_p and params["new_dtype"] != np.dtype(bool):
         return None
+    if primitive.name in AS_IT_RUNS:
+        return primitive.impl
     return REWRITES.get(primitive) or BY_NAME.get(primitive.name)
 
 

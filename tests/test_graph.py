@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from jax.extend import core as jex
 from oracle import METHODS, jitted, precision
 
 import jaxbound as jb
@@ -255,3 +256,12 @@ def test_where_values_lie_and_when_they_are_computed():
 
     graph = jb.trace(fn, BOX, BOX)
     assert [str(eqn.primitive) for eqn in graph.equations] == ["sub"]
+
+
+def test_helpers_of_loops_are_what_they_run_as():
+    """Equinox's tell `jax.vmap` what to do; of one example, they are plain functions."""
+    select = jex.Primitive("select_if_vmap")
+    select.def_impl(lambda pred, x, y: x)
+    select.def_abstract_eval(lambda pred, x, y: x)
+    graph = jb.trace(lambda x: select.bind(jnp.array(True), 2 * x, x) + 1, BOX)
+    assert [str(eqn.primitive) for eqn in graph.equations] == ["mul", "add"]
