@@ -171,10 +171,9 @@ def modulus_power(exponent: int, re, im):
 def _waves(rows: int, columns: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """``cos, sin (2 pi i j / length)`` for i below ``rows`` and j below ``columns``; zeros are exact."""
     turns = np.outer(np.arange(rows), np.arange(columns)) % length
-    angles = 2 * math.pi / length * turns
-    return tuple(
-        np.where(4 * turns % length == 0, np.round(f(angles)), f(angles)) for f in (np.cos, np.sin)
-    )
+    angles, quarters = 2 * math.pi / length * turns, 4 * turns % length == 0
+    cos, sin = np.cos(angles), np.sin(angles)
+    return np.where(quarters, np.round(cos), cos), np.where(quarters, np.round(sin), sin)
 
 
 def _along(x, matrix, axis: int):
@@ -183,32 +182,29 @@ def _along(x, matrix, axis: int):
     return jnp.moveaxis(found, -1, axis)
 
 
-def _fourier_along(x, axis: int, sign: int) -> Pair:
+def _fourier_along(x: Pair, axis: int, sign: int) -> Pair:
     """``sum_j x_j exp(sign 2 pi i j k / n)`` along an axis."""
-    n = (x.re if isinstance(x, Pair) else x).shape[axis]
+    n = x.re.shape[axis]
     cos, sin = _waves(n, n, n)
-    if not isinstance(x, Pair):
-        return Pair(_along(x, cos, axis), _along(x, sign * sin, axis))
     re = _along(x.re, cos, axis) - _along(x.im, sign * sin, axis)
     return Pair(re, _along(x.im, cos, axis) + _along(x.re, sign * sin, axis))
 
 
 def _fourier(x, *, fft_type, fft_lengths: Sequence[int], **_):
-    kind, count = lax.FftType(fft_type), len(fft_lengths)
-    axes = list(range(-count, 0))
+    kind, axes, scale = lax.FftType(fft_type), range(-len(fft_lengths), 0), math.prod(fft_lengths)
+    along = lambda axes, sign, x: functools.reduce(
+        lambda x, axis: _fourier_along(x, axis, sign), axes, x
+    )
+    if kind == lax.FftType.FFT:
+        return along(axes, -1, x)
+    n = fft_lengths[-1]
     if kind == lax.FftType.RFFT:
-        n = fft_lengths[-1]
         cos, sin = _waves(n, n // 2 + 1, n)
-        x, axes = Pair(_along(x, cos, -1), _along(x, -sin, -1)), axes[:-1]
-    inverse = kind in (lax.FftType.IFFT, lax.FftType.IRFFT)
-    for axis in axes[:-1] if kind == lax.FftType.IRFFT else axes:
-        x = _fourier_along(x, axis, 1 if inverse else -1)
+        return along(axes[:-1], -1, Pair(_along(x, cos, -1), _along(x, -sin, -1)))
     if kind == lax.FftType.IRFFT:
-        x = _to_real(x, fft_lengths[-1])
-    scale = math.prod(fft_lengths)
-    if kind == lax.FftType.IRFFT:
-        return x / scale
-    return Pair(x.re / scale, x.im / scale) if inverse else x
+        return _to_real(along(axes[:-1], 1, x), n) / scale
+    found = along(axes, 1, x)
+    return Pair(found.re / scale, found.im / scale)
 
 
 def _to_real(x: Pair, n: int):

@@ -84,7 +84,7 @@ class _Program:
                 made[key] = outs
         return [get(atom) for atom in closed.jaxpr.outvars]
 
-    def _replaced(self, eqn, operands: list[Atom], where, origins, own) -> list[Atom] | None:
+    def _replaced(self, eqn, operands: list[Atom], where, origins, own) -> list[Any] | None:
         """The outputs of a call's body, of control flow, or of simpler terms; None: it stays as it is."""
         uncertain, name = tuple(atom.uncertain for atom in operands), eqn.primitive.name
         if not any(uncertain):
@@ -124,7 +124,7 @@ class _Program:
         makers = (str(eqn.primitive) for eqn in reversed(self.equations) if atom in eqn.outputs)
         return next(makers, None)
 
-    def _appended(self, eqn, operands: list[Atom], where, origins) -> list[Atom]:
+    def _appended(self, eqn, operands: list[Any], where, origins) -> list[Any]:
         found, outs = _equation(eqn, operands, where, origins)
         if not found.moving and all(map(self._is_fixed, operands)):
             self._fixed |= dict.fromkeys(found.outputs, len(self.equations))
@@ -182,7 +182,7 @@ def _equation(eqn, operands: Sequence[Any], layer: str, sources: tuple[Any, ...]
     for v in eqn.outvars:
         shape, dtype = v.aval.shape, getattr(v.aval, "dtype", None)
         if uncertain and _is_complex(v):
-            outs.append(Pair(*(Var(shape, np.finfo(dtype).dtype, True) for _ in range(2))))
+            outs.append(Pair(*(Var(shape, np.finfo(str(dtype)).dtype, True) for _ in range(2))))
         else:
             outs.append(Var(shape, dtype, uncertain))
     inputs, outputs = (tuple(jax.tree.leaves(list(atoms))) for atoms in (operands, outs))

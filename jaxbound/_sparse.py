@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -16,14 +19,15 @@ def todense(data, indices, *, spinfo, **_):
         at = tuple(indices[:, i] for i in range(axes))
         return jnp.zeros(shape, data.dtype).at[at].add(data, mode="drop")
 
-    for size in reversed(spinfo.shape[:batch]):
-        one = _batched(one, size)
-    return one(data, indices)
+    return _batched(one, spinfo.shape[:batch])(data, indices)
 
 
-def _batched(fn, size: int):
-    """A batch axis of one element stands for all."""
-    return lambda *xs: jax.vmap(fn)(*(jnp.broadcast_to(x, (size, *x.shape[1:])) for x in xs))
+def _batched(fn: Callable[..., Any], sizes: Sequence[int]) -> Callable[..., Any]:
+    """``fn`` along batch axes; one of a single element stands for all."""
+    if not sizes:
+        return fn
+    inner = jax.vmap(_batched(fn, sizes[1:]))
+    return lambda *xs: inner(*(jnp.broadcast_to(x, (sizes[0], *x.shape[1:])) for x in xs))
 
 
 def dot_general(
@@ -51,10 +55,8 @@ def rows_todense(data, indices, starts, *, spinfo, **_):
         rows = (jnp.arange(len(indices))[:, None] >= starts[None, 1:]).sum(1)
         return jnp.zeros(spinfo.shape[batch:], data.dtype).at[rows, indices].add(data, mode="drop")
 
-    batch, each = indices.ndim - 1, one
-    for size in reversed(spinfo.shape[:batch]):
-        each = _batched(each, size)
-    return each(data, indices, starts)
+    batch = indices.ndim - 1
+    return _batched(one, spinfo.shape[:batch])(data, indices, starts)
 
 
 def rows_dot_general(
