@@ -77,7 +77,8 @@ def cholesky(a, **_):
 def rule_of(eqn, uncertain, producer) -> Callable[..., Any] | None:
     """The outputs of ``eqn`` in terms of its operands, the first of which is an uncertain matrix; else None."""
     name, params = eqn.primitive.name, eqn.params
-    if not uncertain[0] or eqn.invars[0].aval.shape[-1:] > (LARGEST,):
+    rows, columns = (0, 0, *eqn.invars[0].aval.shape)[-2:]
+    if not (uncertain[0] and 0 < rows == columns <= LARGEST):
         return None
     if name == "triangular_solve":
         return functools.partial(triangular_solve, **params)
@@ -86,7 +87,7 @@ def rule_of(eqn, uncertain, producer) -> Callable[..., Any] | None:
     if name == "custom_linear_solve":
         return _solution(params, producer)
     if name == "custom_jvp_call":
-        return _determinant(str(params["call_jaxpr"]), eqn.invars[0].aval)
+        return _determinant(str(params.get("call_jaxpr")), eqn.invars[0].aval)
     return None
 
 
@@ -113,7 +114,7 @@ def _solution(params, producer) -> Callable[..., Any] | None:
 
 def _determinant(body: str, aval) -> Callable[..., Any] | None:
     """Of the functions of the running JAX, by their bodies."""
-    if "lu" not in body:
+    if " lu " not in body:
         return None
     of_both = lambda a: (lambda det: (jnp.sign(det), jnp.log(jnp.abs(det))))(determinant(a))
     for reference, simpler in ((jnp.linalg.det, determinant), (jnp.linalg.slogdet, of_both)):
@@ -129,7 +130,7 @@ def _bodies(fn, shape, dtype) -> list[str]:
     for jaxpr in wanted:
         for eqn in jaxpr.eqns:
             if eqn.primitive.name == "custom_jvp_call":
-                found.append(str(eqn.params["call_jaxpr"]))
+                found.append(str(eqn.params.get("call_jaxpr")))
             else:
                 wanted += jex.jaxprs_in_params(eqn.params)
     return found
