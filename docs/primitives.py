@@ -12,7 +12,7 @@ from typing import Any
 from jaxbound._activations import Activation
 from jaxbound._interval_rules import interval_rules
 from jaxbound._linear_rules import linear_rules
-from jaxbound._primitives import CALLS, REARRANGE, REWRITES
+from jaxbound._primitives import BY_NAME, CALLS, REARRANGE, REWRITES
 from jaxbound._relaxations import elementwise, relaxations
 
 # Those of tests/test_layers.py and tests/test_control_flow.py.
@@ -86,7 +86,7 @@ def names(primitives: Any) -> str:
 
 def table() -> str:
     """The whole text of ``docs/PRIMITIVES.md``."""
-    known = {*interval_rules, *REWRITES} - set(REARRANGE)
+    known = {*interval_rules, *REWRITES, *BY_NAME} - set(REARRANGE)
     rows = sorted((row(p) for p in known), key=lambda cells: (cells[0].strip("\\| `"), cells))
     text = HEAD + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
     text += TAIL.format(calls=names(CALLS), rearrange=names(REARRANGE))

@@ -103,7 +103,7 @@ def plot_classes(path: str, title: str, evaluations: dict[float, training.Evalua
             places = np.arange(len(labels)) + 0.27 * (i - 1)
             panel.bar(places, 100 * np.array(of_classes), 0.27, label=name)
         panel.set(ylabel=f"error, %, eps {eps * 255:.3g}/255", ylim=(0, 100))
-    panels[0].legend()
+    legend_below(figure, panels[0])
     panels[-1].set_xticks(range(len(labels)), labels)
     panels[-1].set_xlabel("class")
     save_figure(figure, path)
@@ -130,6 +130,12 @@ def margin_bounds(
     return np.asarray(clean), {name: bounds(method) for name, method in methods.items()}
 
 
+def legend_below(figure, axis) -> None:
+    """Beside the panels, where it covers nothing."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+
+
 def save_figure(figure, path: str) -> None:
     """Writes all of it or nothing."""
     figure.savefig(path + ".tmp", format="png", dpi=110)
@@ -153,8 +159,8 @@ def plot_run(path: str, title: str, history: Sequence[dict], images, labels, cle
     radius = errors.twinx()
     radius.plot(epochs, [255 * h["eps"] for h in history], "k:", label="eps")
     radius.set(ylabel="eps, 1/255 (dotted)", ylim=(0, None))
-    losses.legend()
-    errors.legend()
+    for axis in (losses, errors):
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     draw_margins(bottom, images, labels, clean, bounds)
     save_figure(figure, path)
 
@@ -175,4 +181,4 @@ def draw_margins(figure, images, labels, clean: np.ndarray, bounds: dict) -> Non
         plot.axhline(0, color="red", lw=0.8)
         plot.set_xticks(others, others, fontsize=8)
     axes[1, 0].set_ylabel("margin over each class")
-    axes[1, 0].legend(fontsize=8)
+    legend_below(figure, axes[1, 0])

@@ -38,14 +38,19 @@ def make_parser(preset: str, description: str | None) -> argparse.ArgumentParser
     parser.add_argument("--out", help="default: runs/PRESET-DATA-SEED")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="discard the run in --out")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--network", choices=NETWORKS)
+    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and attacks")
+    parser.add_argument(
+        "--network", choices=NETWORKS, help="default: the preset's, as what follows"
+    )
     parser.add_argument("--activation", choices=ACTIVATIONS)
     parser.add_argument("--bound", choices=BOUNDS, help="of the training loss")
-    parser.add_argument("--epochs", type=int, help="stretches or shortens all schedules alike")
-    parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--test-images", type=int, help="certify only the first so many")
+    parser.add_argument(
+        "--epochs", type=int, help="passes over the data; all schedules stretch or shrink alike"
+    )
+    parser.add_argument("--batch-size", type=int, help="images a step")
+    parser.add_argument("--learning-rate", type=float, help="of a step, before it decays")
+    parser.add_argument("--test-images", type=int, help="certify the first so many images only")
+    parser.epilog = "Radii eps are printed in 1/255, a grey level of an image; times in seconds."
     parser.set_defaults(default=preset, digits="digits")
     return parser
 
@@ -54,6 +59,13 @@ def parse(
     arguments: list[str] | None = None, preset: str = "smoke", description: str | None = None
 ) -> argparse.Namespace:
     return make_parser(preset, description).parse_args(arguments)
+
+
+def keep_compiled_programs() -> None:
+    """A second run starts in seconds; the user's own choice (JAX_COMPILATION_CACHE_DIR) stays."""
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "jaxbound"))
 
 
 def choose(args: argparse.Namespace, console: Console) -> tuple[str, Preset, _data.Data]:
@@ -83,13 +95,19 @@ def open_run(args: argparse.Namespace, out: str, config: dict) -> _train.Checkpo
     if os.path.exists(path) and args.resume:
         with open(path) as file:
             old = json.load(file)
+        if os.path.exists(results):
+            sys.exit(
+                f"{out} holds a finished run, nothing is left to --resume: its results are in {results}, "
+                f"`python examples/certify.py {out}` certifies single images, --overwrite trains anew"
+            )
         changed = [key for key in config if old.get(key) != config[key]]
         if changed:
             sys.exit(f"{out} holds another run: {', '.join(changed)} differ; choose another --out")
     elif os.path.exists(path):
         if not args.overwrite:
-            kind = "a finished" if os.path.exists(results) else "an unfinished"
-            sys.exit(f"{out} holds {kind} run: --resume continues it, --overwrite discards it")
+            finished = os.path.exists(results)
+            kind = "a finished run:" if finished else "an unfinished run: --resume continues it,"
+            sys.exit(f"{out} holds {kind} --overwrite discards it, --out names another folder")
         shutil.rmtree(os.path.join(out, "checkpoints"), ignore_errors=True)
     for old in (results, os.path.join(out, "weights.npz")):
         if os.path.exists(old):
@@ -186,6 +204,7 @@ class Trained(NamedTuple):
 
 def trained(args: argparse.Namespace, console: Console) -> Trained:
     """Opens a run, trains, and keeps the chosen weights."""
+    keep_compiled_programs()
     started = time.monotonic()
     name, recipe, data = choose(args, console)
     out = args.out or os.path.join("runs", f"{name}-{data.name}-{args.seed}")

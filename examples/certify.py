@@ -28,7 +28,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="?", help="a run's folder; default: trains one")
     parser.add_argument("--data-dir", help="as it was given to the run")
-    parser.add_argument("--eps", type=float, help="radius in 1/255; default: the preset's")
+    parser.add_argument(
+        "--eps", type=float, help="radius in 1/255, a grey level of an image; default: the preset's"
+    )
     parser.add_argument("--images", type=int, default=8, help="test images to certify")
     return parser.parse_args(arguments)
 
@@ -51,6 +53,7 @@ def load(run: str, data_dir: str | None, load_data=_data.load):
 
 def main(arguments: list[str] | None = None) -> None:
     args, console = parse(arguments), Console()
+    _run.keep_compiled_programs()
     run = args.run or os.path.join("runs", "smoke-digits-0")
     if args.run is None and not os.path.exists(os.path.join(run, "results.json")):
         _run.main(["--preset", "smoke", "--out", run, "--overwrite"])

@@ -47,7 +47,13 @@ LIMITS = (1e-5, 30.0)  # of radii
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = _run.make_parser("cnn_cert", __doc__.splitlines()[0])
-    parser.add_argument("--norms", nargs="+", choices=NORMS, default=list(NORMS))
+    parser.add_argument(
+        "--norms",
+        nargs="+",
+        choices=NORMS,
+        default=list(NORMS),
+        help="of radii; pixels are in [0, 1]",
+    )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--target", choices=TARGETS, default="random", help="class to exclude")
     parser.set_defaults(test_images=10, digits="cnn_cert_digits")
@@ -164,7 +170,7 @@ def plot(path: str, title: str, found: dict[str, dict]) -> None:
             panel.step([LIMITS[0], *radii], [1, *share], style, label=name)
         panel.set(xlabel=f"l{norm} radius", xscale="log", ylim=(0, 1.05))
     panels[0].set_ylabel("share of the images")
-    panels[0].legend()
+    _report.legend_below(figure, panels[0])
     _report.save_figure(figure, path)
 
 

@@ -133,6 +133,8 @@ def about_vertex(a: float, b: float, c: float) -> tuple[float, float, float, flo
 
 straight_pieces = Activation("straight_pieces", (_in_pieces,))
 quadratic_pieces = Activation("quadratic_pieces", (_in_pieces,))
+# Of the two parts of a complex value: its absolute value.
+modulus = Activation("modulus", (lambda re, im: lax.abs(lax.complex(re, im)),))
 is_nan = Activation("is_nan", (lambda x: lax.ne(x, x),))
 # Of a value and the inverse root of its mean square: at most ``limit``.
 normalised = Activation("normalised", (lambda x, r, *, limit: x * r,))

@@ -121,6 +121,14 @@ def same_multiple(x: Interval, y):
     return inside | (one_side & short)
 
 
+def next_after(x, y, **_):
+    """At most one number further."""
+    shape = jnp.broadcast_shapes(*(jnp.shape(ends(z)[0]) for z in (x, y)))
+    low, high = (jnp.broadcast_to(end, shape) for end in ends(x))
+    below, above = (jnp.full_like(end, sign * jnp.inf) for end, sign in ((low, -1), (high, 1)))
+    return Interval(lax.nextafter(low, below), lax.nextafter(high, above))
+
+
 def bilinear(primitive, radius):
     """The product of the centres, ``+- radius(x, y)``; of two uncertain operands, also by their signs."""
 
@@ -252,6 +260,15 @@ def _whole_power(x: Interval, y, raised: Callable[..., Any]) -> Interval:
     far = jnp.maximum(far, 2.0 ** (-60 / jnp.maximum(jnp.abs(y), 1)))
     least = jnp.where(even, raised(jnp.where(pole & even, far, 1).astype(x.dtype)), -jnp.inf)
     return Interval(jnp.where(pole, least, found.lower), jnp.where(pole, jnp.inf, found.upper))
+
+
+def modulus(x, y, **_) -> Interval:
+    """``sqrt(x^2 + y^2)`` grows with the size of both."""
+    (xl, xu), (yl, yu) = (
+        (size.lower, size.upper)
+        for size in (image(jnp.abs, Interval(*ends(z)), 0.0) for z in (x, y))
+    )
+    return Interval(lax.abs(lax.complex(xl, yl)), lax.abs(lax.complex(xu, yu)))
 
 
 def compare(definitely, possibly):

@@ -18,7 +18,7 @@ from jaxbound._ibp import interval_walk, relaxed_operands
 from jaxbound._interval import Interval, check_ends, concrete, intersect
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Graph, Var, read
-from jaxbound._regions import enclosing_box, is_region
+from jaxbound._regions import arrays_of, enclosing_box, is_region
 from jaxbound._relaxations import KINDS, check_kind
 from jaxbound._rows import Walk
 from jaxbound._strategies import Recipe
@@ -51,7 +51,7 @@ def prepare(
         for var, x in zip(graph.inputs, leaves, strict=True)
     }
     lines, limits = _lines(graph, relaxation), _capacities(graph, capacity)
-    options = (chunk_size, examples(args), limits, early, published, search)
+    options = (chunk_size, examples(leaves), limits, early, published, search)
     walk = Walk(graph, regions, env, *lines, *options)
     given = intervals_of(graph, intermediates)
     levels = exactness(graph, regions, restart=False)
@@ -67,8 +67,8 @@ def prepare(
 
 
 def leaves_of(args) -> list[Any]:
-    """The leaves of the arguments, regions among them; raises if there is none."""
-    leaves = jax.tree.leaves(args, is_leaf=is_region)
+    """The leaves of the arguments but for options, regions among them; raises if there is none."""
+    leaves, _ = arrays_of(args)
     if not any(map(is_region, leaves)):
         raise ValueError(
             "no argument is uncertain; expected an Interval or LpBall leaf, such as jb.linf_ball(x, eps)"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
+from jaxbound._activations import Activation
 from jaxbound._indexing import refused
 from jaxbound._interval_rules import interval_rules
 from jaxbound._linear_rules import linear_operands
@@ -38,8 +37,6 @@ def check_supported(graph: Graph) -> None:
 
 def _supported(eqn: Equation) -> bool:
     rule = interval_rules.get(eqn.primitive)
-    if any(jnp.issubdtype(out.dtype, jnp.complexfloating) for out in eqn.outputs):
-        return False  # no order, so no intervals
     if refused(str(eqn.primitive), eqn.uncertain, eqn.params):
         return False
     return rule is not None and (rule.accepts(eqn.uncertain) or linear_operands(eqn) is not None)
@@ -51,12 +48,19 @@ def describe(eqn: Equation) -> str:
     layer = f" in layer {eqn.layer}" if eqn.layer else ""
     name = str(eqn.primitive)
     reason = refused(name, eqn.uncertain, eqn.params) or _REASONS.get(name, "")
+    if isinstance(eqn.primitive, Activation) and not eqn.primitive.variants:
+        reason = " of complex values"
     return f"{eqn.primitive}{operands}{layer} ({eqn.line}){reason}"
 
 
-# Of what control flow leaves.
+# What else is refused, and why.
 _REASONS = {
     "while": ": how often it runs depends on uncertain or traced values, so that it cannot be unrolled;"
     " close over a number of steps that is no argument, or run a fixed number (jax.lax.scan)"
-    " and keep values with jnp.where"
+    " and keep values with jnp.where",
+    "lu": ": its pivots depend on the values; jnp.linalg.solve, inv, det and slogdet are bounded up to 6 rows",
+    "cholesky": ": bounded up to 6 rows",
+    "triangular_solve": ": an uncertain matrix is bounded up to 6 rows",
+    "fft": ": bounded up to 8192 frequencies along an axis",
+    "shift_left": ": bits may leave the type",
 }

@@ -10,7 +10,7 @@ import jax
 from jaxbound._inline import flatten
 from jaxbound._program import Graph
 from jaxbound._recognise import recognise
-from jaxbound._regions import check_region, is_region
+from jaxbound._regions import arrays_of, check_region, is_region
 
 
 def trace(fn: Callable[..., Any], *args) -> Graph:
@@ -18,10 +18,12 @@ def trace(fn: Callable[..., Any], *args) -> Graph:
 
     Args:
       fn: a function of one example.
-      *args: pytrees; every `Interval` or `LpBall` leaf is uncertain, all else is known.
+      *args: pytrees; every `Interval` or `LpBall` leaf is uncertain, all else is known. A truth value,
+        a string or a callable is an option, static as one that `functools.partial` binds.
 
     Raises:
-      ValueError, TypeError: an uncertain leaf is not a valid input set.
+      ValueError, TypeError: an uncertain leaf is not a valid input set, or ``fn`` changes the state
+        of a Flax model that it closes over.
 
     Example:
       >>> import jax, jaxbound as jb
@@ -29,14 +31,20 @@ def trace(fn: Callable[..., Any], *args) -> Graph:
       >>> [eqn.primitive for eqn in graph.equations]
       [silu]
     """
-    leaves, tree = jax.tree.flatten(args, is_leaf=is_region)
     for path, leaf in jax.tree_util.tree_leaves_with_path(args, is_leaf=is_region):
         if is_region(leaf):
             check_region(leaf, "args" + jax.tree_util.keystr(path))
+    leaves, restore = arrays_of(args)
     avals = [jax.ShapeDtypeStruct(x.shape, x.dtype) if is_region(x) else x for x in leaves]
-    return trace_flat(
-        lambda *xs: fn(*jax.tree.unflatten(tree, xs)), avals, list(map(is_region, leaves))
-    )
+    try:
+        return trace_flat(lambda *xs: fn(*restore(xs)), avals, list(map(is_region, leaves)))
+    except Exception as error:
+        if type(error).__name__ != "TraceContextError":  # Flax's, which is no dependency
+            raise
+        raise ValueError(
+            "the function changes the state of a model that it closes over (statistics of a BatchNorm in training, "
+            "random keys of a Dropout, ...): pass the model as an argument, or call nnx.clone(model) in the function"
+        ) from error
 
 
 def trace_flat(fn: Callable[..., Any], avals: Sequence[Any], uncertain: Sequence[bool]) -> Graph:

@@ -10,11 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jax.extend import core as jex
 from jax.extend.core import primitives as jp
 
-from jaxbound._activations import Activation
+from jaxbound import _matrices as matrices
+from jaxbound._activations import Activation, modulus
+from jaxbound._complex import Pair, even_exponent, is_complex, modulus_power, of_parts, rule_of
 from jaxbound._control import CONTROL, Site
 from jaxbound._indexing import INDEXED
 from jaxbound._primitives import CALLS, KEEP_ORDER, rewrite
@@ -29,6 +32,11 @@ def flatten(fn: Callable[..., Any], avals: Sequence[Any], uncertain: Sequence[bo
     inputs = tuple(Var(v.aval.shape, v.aval.dtype, u) for v, u in invars)
     program = _Program()
     outputs = program.inline(closed, inputs, "", ())
+    if any(isinstance(atom, Pair) for atom in outputs):
+        raise TypeError(
+            "the function's value is complex, and complex values have no order: return jnp.real(value) and"
+            " jnp.imag(value), or jnp.abs(value)"
+        )
     equations = live(program.equations, outputs)
     return Graph(inputs, equations, tuple(outputs), jax.tree.structure(out_shape))
 
@@ -51,6 +59,7 @@ class _Program:
         self._fixed: dict[Var, int] = {}  # by constants alone, in the equation of this index
         self._values: dict[Var, Any] = {}
         self._reshaped: dict[Var, Var] = {}  # to what holds the same elements in the same order
+        self._moduli: dict[Any, Pair] = {}  # absolute values, and what of
 
     def inline(self, closed, atoms: Sequence[Atom], layer: str, sources, own=True) -> list[Atom]:
         """Appends the equations of ``closed`` applied to ``atoms``; returns its outputs.
@@ -81,7 +90,7 @@ class _Program:
                 made[key] = outs
         return [get(atom) for atom in closed.jaxpr.outvars]
 
-    def _replaced(self, eqn, operands: list[Atom], where, origins, own) -> list[Atom] | None:
+    def _replaced(self, eqn, operands: list[Atom], where, origins, own) -> list[Any] | None:
         """The outputs of a call's body, of control flow, or of simpler terms; None: it stays as it is."""
         uncertain, name = tuple(atom.uncertain for atom in operands), eqn.primitive.name
         if not any(uncertain):
@@ -94,20 +103,33 @@ class _Program:
                 jax.make_jaxpr(body)(*map(aval, atoms)), atoms, where, origins, False
             )
 
+        if rule := matrices.rule_of(eqn, uncertain, lambda i: self._maker(operands[i])):
+            return call(rule, *operands)
         if name in CALLS:
             (body,) = jex.jaxprs_in_params(eqn.params)
             closed = _closed(eqn.params, body)
             whole = look_up(closed, uncertain)
             if whole is not None:
-                found = _equation(eqn, operands, where, origins)
+                found, outs = _equation(eqn, operands, where, origins)
                 found = dataclasses.replace(found, primitive=whole[0], params=whole[1])
                 self.equations.append(found)
-                return list(found.outputs)
+                return outs
             return call(closed, *operands)
+        if name in CONTROL:
+            return CONTROL[name](Site(call, self.value), operands, **eqn.params)
+        if rule := rule_of(eqn, operands):
+            leaves, tree = jax.tree.flatten(operands)
+            outs = iter(call(lambda *xs: rule(*jax.tree.unflatten(tree, xs)), *leaves))
+            parts = (
+                (next(outs), next(outs)) if _is_complex(v) else (next(outs),) for v in eqn.outvars
+            )
+            return [Pair(*part) if len(part) == 2 else part[0] for part in parts]
+        if operands[0] in self._moduli and (exponent := even_exponent(eqn, operands)):
+            return call(functools.partial(modulus_power, exponent), *self._moduli[operands[0]])
         same = self._unchanged(eqn, operands)
         if same is not None:
             return [same]
-        form = CONTROL.get(name) or INDEXED.get(name)
+        form = INDEXED.get(name)
         outs = form and form(Site(call, self.value), operands, **eqn.params)
         if outs is not None:
             return outs
@@ -141,14 +163,21 @@ class _Program:
         )
         return same and not turned
 
-    def _appended(self, eqn, operands: list[Atom], where, origins) -> list[Atom]:
-        found = _equation(eqn, operands, where, origins)
+    def _maker(self, atom: Atom) -> str | None:
+        """The name of the primitive that an atom is an output of."""
+        makers = (str(eqn.primitive) for eqn in reversed(self.equations) if atom in eqn.outputs)
+        return next(makers, None)
+
+    def _appended(self, eqn, operands: list[Any], where, origins) -> list[Any]:
+        found, outs = _equation(eqn, operands, where, origins)
         if not found.moving and all(map(self._is_fixed, operands)):
             self._fixed |= dict.fromkeys(found.outputs, len(self.equations))
         if found.moving and self._keeps_order(eqn, operands[0]):
             self._reshaped[found.outputs[0]] = operands[0]  # pyright: ignore
+        if found.primitive is modulus:
+            self._moduli[outs[0]] = operands[0]
         self.equations.append(found)
-        return list(found.outputs)
+        return outs
 
     def _is_fixed(self, atom: Atom) -> bool:
         if isinstance(atom, Constant):
@@ -181,17 +210,36 @@ def _known_if_empty(atom: Atom) -> Atom:
     return atom
 
 
+def _is_complex(v) -> bool:
+    return is_complex(getattr(v.aval, "dtype", bool))
+
+
 def aval(atom: Atom) -> jax.ShapeDtypeStruct:
+    if isinstance(atom, Pair):
+        return jax.eval_shape(lax.complex, *map(aval, atom))
     if isinstance(atom, Var):
         return jax.ShapeDtypeStruct(atom.shape, atom.dtype)
     return jax.ShapeDtypeStruct(jnp.shape(atom.value), jnp.result_type(atom.value))
 
 
-def _equation(eqn, operands: Sequence[Atom], layer: str, sources: tuple[Any, ...]) -> Equation:
+def _equation(eqn, operands: Sequence[Any], layer: str, sources: tuple[Any, ...]):
+    """``eqn`` as one of the graph, and its outputs; complex ones that are uncertain come in parts."""
     uncertain = any(atom.uncertain for atom in operands)
-    outs = (Var(v.aval.shape, getattr(v.aval, "dtype", None), uncertain) for v in eqn.outvars)
     primitive, params = (eqn.primitive, eqn.params) if uncertain else _opaque(eqn)
-    return Equation(primitive, tuple(operands), tuple(outs), params, layer, sources)
+    if uncertain and of_parts(eqn, operands):
+        primitive, params = (
+            modulus if eqn.primitive.name == "abs" else Activation(eqn.primitive.name, ()),
+            {},
+        )
+    outs = []
+    for v in eqn.outvars:
+        shape, dtype = v.aval.shape, getattr(v.aval, "dtype", None)
+        if uncertain and _is_complex(v):
+            outs.append(Pair(*(Var(shape, np.finfo(str(dtype)).dtype, True) for _ in range(2))))
+        else:
+            outs.append(Var(shape, dtype, uncertain))
+    inputs, outputs = (tuple(jax.tree.leaves(list(atoms))) for atoms in (operands, outs))
+    return Equation(primitive, inputs, outputs, params, layer, sources), outs
 
 
 def _key(eqn, operands: Sequence[Atom]):

@@ -144,9 +144,14 @@ interval_rules |= {
     jp.convert_element_type_p: IntervalRule(integers.convert),
     jp.rsqrt_p: IntervalRule(arithmetic.rsqrt),
     jp.mul_p: IntervalRule(arithmetic.mul),
-    jp.div_p: IntervalRule(arithmetic.div),
+    jp.div_p: IntervalRule(integers.quotient(arithmetic.div)),
     jp.erfc_p: IntervalRule(arithmetic.decreasing(jp.erfc_p)),
-    jp.rem_p: IntervalRule(arithmetic.rem, (0,)),
+    jp.rem_p: IntervalRule(integers.remainder(arithmetic.rem)),
+    jp.nextafter_p: IntervalRule(arithmetic.next_after),
+    jp.bitcast_convert_type_p: IntervalRule(integers.bits),
+    jp.shift_right_arithmetic_p: IntervalRule(integers.shift_right, (0,)),
+    jp.population_count_p: IntervalRule(integers.count_of_bits(jp.population_count_p)),
+    jp.clz_p: IntervalRule(integers.count_of_bits(jp.clz_p)),
 }
 for _p in (jp.dot_general_p, jp.conv_general_dilated_p):
     _radius = arithmetic.bilinear_radius(_p)
@@ -211,6 +216,7 @@ interval_rules[jp.sin_p] = IntervalRule(waves.wave_image(jp.sin_p, math.pi / 2))
 interval_rules[jp.cos_p] = IntervalRule(waves.wave_image(jp.cos_p, 0.0))
 interval_rules[jp.tan_p] = IntervalRule(waves.tan_image)
 interval_rules[jp.atan2_p] = IntervalRule(waves.atan2_image)
+interval_rules[activations.modulus] = IntervalRule(arithmetic.modulus)
 
 
 # ---------------------------------------------------------------- arrays

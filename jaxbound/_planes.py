@@ -181,6 +181,44 @@ def angle(y, x, image) -> Relaxation:
     return Relaxation(plane(-error, image.lower), plane(error, image.upper))
 
 
+def modulus(x, y, image) -> Relaxation:
+    """Planes of ``|z| = sqrt(x^2 + y^2)`` on a box of centre c and radii r.
+
+    Below, ``<c, z> / |c|``, by Cauchy and Schwarz. Above, for ``m = sqrt(|c|^2 + |r|^2)``: the root lies below its
+    tangent ``|z|^2 / 2m + m / 2``, squares below their chords ``2 c z + r^2 - c^2``; together ``(<c, z> + |r|^2) / m``.
+    """
+    uncertain = [isinstance(z, Interval) for z in (x, y)]
+    box = [z if isinstance(z, Interval) else Interval(z, z) for z in (x, y)]
+    # Only the shape of the box counts: its squares neither overflow nor vanish.
+    largest = jnp.maximum(*(jnp.maximum(-z.lower, z.upper) for z in box))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    parts = [_bounded_part(Interval(z.lower / scale, z.upper / scale)) for z in box]
+    (centers, radii), tiny = zip(*parts, strict=True), jnp.finfo(scale.dtype).tiny
+    size = _norm(centers)
+    bounded = jnp.isfinite(_radius(box[0]) + _radius(box[1])) & (largest > 0)
+
+    def plane(found, length, rest, constant):
+        length = jnp.where(found, length, 1)
+        slopes = [jnp.where(found, c / length, 0) for c in centers]
+        pairs = list(zip(slopes, centers, uncertain, strict=True))
+        offset = scale * (rest / length + sum(s * c for s, c, moves in pairs if not moves))
+        slopes = [slope for slope, moves in zip(slopes, uncertain, strict=True) if moves]
+        offset = jnp.where(found, offset, constant)
+        return lambda *z: sum(slope * a for slope, a in zip(slopes, z, strict=True)) + offset
+
+    length = _norm([*centers, *radii])
+    return Relaxation(
+        plane(bounded & (size > tiny), size, 0, image.lower),
+        plane(bounded, length, sum(r**2 for r in radii), image.upper),
+    )
+
+
+def _norm(parts):
+    """The root of the sum of squares, with a finite gradient at 0."""
+    square = sum(part**2 for part in parts)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
 def _radius(x: Interval):
     return jnp.where(curves.all_finite(x.lower, x.upper), x.radius, jnp.inf)
 

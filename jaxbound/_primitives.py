@@ -11,6 +11,7 @@ from jax import lax
 from jax.extend import core as jex
 from jax.extend.core import primitives as jp
 
+from jaxbound import _sparse as sparse
 from jaxbound._activations import clamp
 
 # Calls that are replaced by their bodies; names have changed between JAX versions.
@@ -46,6 +47,13 @@ REARRANGE = tuple(
 )
 
 
+# Equinox's helpers: they tell vmap or a loop what to do, and run as functions that JAX can trace.
+AS_IT_RUNS = frozenset((
+    "select_if_vmap", "maybe_set", "unvmap_any", "unvmap_all", "unvmap_max", "nontraceable", "nonbatchable",
+    "nondifferentiable_backward",
+))  # fmt: skip
+
+
 def rewrite(
     primitive,
     uncertain: tuple[bool, ...],
@@ -65,6 +73,8 @@ def rewrite(
     if primitive is jp.pow_p:
         power = None if uncertain[1] else whole_number(value(1))
         return None if power is None else lambda x, _: lax.integer_pow(x, power)
+    if primitive.name == "ragged_dot_general" and not sparse.is_plain(**params):
+        return None
     if primitive is jp.min_p and not all(uncertain):
         return None
     if primitive is jp.scatter_mul_p and not uncertain[0]:
@@ -74,7 +84,9 @@ def rewrite(
         return None if wide is None else _wide_product
     if primitive is jp.convert_element_type_p and params["new_dtype"] != np.dtype(bool):
         return None
-    return REWRITES.get(primitive) or _OF_SOME_VERSIONS.get(primitive.name)
+    if primitive.name in AS_IT_RUNS:
+        return primitive.impl
+    return REWRITES.get(primitive) or BY_NAME.get(primitive.name)
 
 
 def whole_number(exponents: np.ndarray | None) -> int | None:
@@ -144,7 +156,17 @@ REWRITES: dict[Any, Callable[..., Any]] = {
     ),
     jp.reduce_min_p: lambda x, *, axes, **_: lax.neg(jnp.max(lax.neg(x), axis=axes)),
 }
-# By name: not every JAX version has them.
-_OF_SOME_VERSIONS: dict[str, Callable[..., Any]] = {
+# By name: not every JAX version has them, or has them in public.
+BY_NAME: dict[str, Callable[..., Any]] = {
+    # Where values lie, and when they are computed.
+    **dict.fromkeys(
+        ("optimization_barrier", "sharding_constraint", "device_put"), lambda *xs, **_: xs
+    ),
+    "bcoo_todense": sparse.todense,
+    "bcoo_dot_general": sparse.dot_general,
+    "bcoo_transpose": sparse.transpose,
+    "bcsr_todense": sparse.rows_todense,
+    "bcsr_dot_general": sparse.rows_dot_general,
+    "ragged_dot_general": sparse.ragged_dot,
     "one_minus_square": lambda x, **_: lax.sub(jnp.ones_like(x), lax.integer_pow(x, 2)),
 }

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbound._regions import arrays_of
+
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARIES = ("site-packages", "dist-packages", "<frozen")
 
@@ -97,7 +99,7 @@ class Graph:
 
     def evaluate(self, *args):
         """The function's value at ``args`` (arrays in place of uncertain leaves)."""
-        env = dict(zip(self.inputs, jax.tree.leaves(args), strict=True))
+        env = dict(zip(self.inputs, arrays_of(args)[0], strict=True))
         for eqn in self.equations:
             env.update(eqn.evaluate(env))
         return jax.tree.unflatten(self.out_tree, [read(env, a) for a in self.outputs])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -55,6 +56,30 @@ Region = Interval | LpBall
 def is_region(x: Any) -> bool:
     """Whether ``x`` is an uncertain leaf (for ``is_leaf=``)."""
     return isinstance(x, Region)
+
+
+def arrays_of(args) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
+    """The leaves of arguments that are regions, arrays or numbers, and the arguments with others in their place.
+
+    All other leaves (truth values, strings, callables) are options: they stay as they are.
+    """
+    leaves, tree = jax.tree.flatten(args, is_leaf=is_region)
+    kept = [not _is_option(leaf) for leaf in leaves]
+
+    def restore(arrays: Sequence[Any]):
+        found = iter(arrays)
+        return jax.tree.unflatten(
+            tree, [next(found) if keep else x for x, keep in zip(leaves, kept, strict=True)]
+        )
+
+    return [leaf for leaf, keep in zip(leaves, kept, strict=True) if keep], restore
+
+
+def _is_option(x: Any) -> bool:
+    if isinstance(x, bool) or callable(x):
+        return True
+    array = hasattr(x, "__jax_array__") or (hasattr(x, "shape") and hasattr(x, "dtype"))
+    return not (array or isinstance(x, int | float | complex))
 
 
 def linf_ball(x, eps, clip: tuple[Any, Any] | None = None) -> Interval:

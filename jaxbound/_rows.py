@@ -14,16 +14,16 @@ from jaxbound._arithmetic import ends as ends_of
 from jaxbound._backward import Rows, unit_rows, walk_back
 from jaxbound._chunks import KEPT_CHUNKS, check_fits, map_chunks, rows_at_once
 from jaxbound._crop import crop
-from jaxbound._curves import Choice
 from jaxbound._exactness import affine_ends, nonlinear_before
 from jaxbound._forward import Forward
 from jaxbound._ibp import relaxed_operands
 from jaxbound._interval import Interval, ordered, outward
 from jaxbound._linear import LinearBounds, once, support, weigh
 from jaxbound._places import joined
-from jaxbound._program import Equation, Graph, Var, read
+from jaxbound._program import Equation, Graph, Var
 from jaxbound._regions import Region
-from jaxbound._relaxations import Relaxation, constant_relaxation, relaxations
+from jaxbound._relaxations import Relaxation
+from jaxbound._relaxing import relaxing
 from jaxbound._windows import sizes
 
 
@@ -67,31 +67,6 @@ class Walk:
             kept=kept,
             examples=self.examples,
         )
-
-
-def relaxing(
-    env: dict[Var, Any], kind: str, alphas: dict[Var, dict[str, Any]]
-) -> Callable[[Equation], Relaxation]:
-    """The relaxation of an equation on the intervals of ``env``, made once."""
-
-    @functools.cache
-    def relax(eqn: Equation) -> Relaxation:
-        image = [env[out] for out in eqn.outputs]
-        rule = relaxations.get(eqn.primitive)
-        lines = kind != "constant" and eqn.outputs[0].is_float and image[0].lower.size
-        if rule is None or not lines:
-            return constant_relaxation(image)
-        operands = (read(env, atom) for atom in eqn.inputs)
-        choice = Choice(kind, alphas.get(eqn.outputs[0]))
-        found = rule(*operands, image=image[0], choice=choice, **eqn.params)
-        if unknown := choice.given.keys() - choice.taken.keys():
-            raise ValueError(
-                f"relaxation has alphas {sorted(unknown)} for {eqn.primitive} ({eqn.layer or eqn.line}), whose "
-                f"free lines are {sorted(choice.taken)}"
-            )
-        return dataclasses.replace(found, free=choice.taken)
-
-    return relax
 
 
 class Below(NamedTuple):

@@ -28,7 +28,7 @@ from jaxbound._inner import intermediate_bounds
 from jaxbound._interval import Interval, concrete
 from jaxbound._linear_rules import linear_operands
 from jaxbound._program import Atom, Equation, Graph, Var, read
-from jaxbound._regions import LpBall, Region, enclosing_box, is_region
+from jaxbound._regions import LpBall, Region, arrays_of, enclosing_box, is_region
 from jaxbound._solver import Model, placed, zeros
 
 # Where the pieces of a function meet, by its known operands.
@@ -109,8 +109,9 @@ def milp(fn, *args, intermediates=None, time_limit: float = math.inf):
 def _ranges(fn, args, intermediates, exact: bool, time_limit: float = math.inf) -> Any:
     """The range of every output, exact or of the relaxation."""
     with jax.enable_x64(True), precision():
-        args, intermediates = _float64(args), _float64(intermediates)
-        if any(concrete(leaf) is None for leaf in jax.tree.leaves(args)):
+        leaves, restore = arrays_of(args)
+        args, intermediates = restore(_float64(leaves)), _float64(intermediates)
+        if any(concrete(leaf) is None for leaf in jax.tree.leaves(leaves)):
             raise ValueError(
                 "a reference is solved outside of JAX: call it without jax.jit and jax.vmap"
             )
@@ -143,7 +144,9 @@ def _intervals(graph: Graph, fn, args, intermediates) -> dict[Var, Interval]:
     given = intervals_of(graph, intermediates)
     if set(given) != set(names_of(graph).values()):
         by_crown = functools.partial(intermediate_bounds, fn, intermediates=intermediates)
-        given = intervals_of(graph, jax.jit(by_crown)(*args)) | given
+        leaves, restore = arrays_of(args)
+        found = jax.jit(lambda leaves: by_crown(*restore(leaves)))(leaves)
+        given = intervals_of(graph, found) | given
     return given
 
 

@@ -135,12 +135,6 @@ def test_bodies_are_no_sums():
         jb.ibp(lambda x: lax.reduce_window(x, np.float32(0), body, (2,), (1,), "VALID"), BOX)
 
 
-def test_what_stays_without_a_rule():
-    """Complex values say so."""
-    with pytest.raises(jb.UnsupportedPrimitiveError, match="fft with uncertain operand"):
-        jb.ibp(lambda x: jnp.fft.fft(x).real, BOX)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_known_values_need_no_rule(method):
     def fn(x, k):
@@ -210,3 +204,21 @@ def test_coefficients_that_do_not_fit(method):
     box = jb.linf_ball(jnp.zeros(2**20), 0.1)
     with pytest.raises(MemoryError, match=r"1048576 outputs.*take 8,192.0 GiB, but the device has"):
         jax.eval_shape(lambda box: jb.linear_bounds(jnp.tanh, box, method=method), box)
+
+
+def quadratic(x, *, image, choice, **_):
+    return jb.Relaxation(lambda z: z * z - 2, lambda z: image.upper + 0 * z)
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_a_relaxation_that_is_not_affine(method, tables):
+    """Believed, it would give an empty interval."""
+    jb.register_interval_rule(lax.bessel_i0e_p)(
+        lambda x, **_: jb.Interval(0 * x.lower, 1 + 0 * x.upper)
+    )
+    jb.register_relaxation(lax.bessel_i0e_p)(quadratic)
+    with pytest.raises(
+        ValueError,
+        match="registered for bessel_i0e is not affine: its lower function applies square",
+    ):
+        method(lambda x: lax.bessel_i0e(x) + x, BOX)

@@ -198,6 +198,23 @@ def test_another_run_is_neither_continued_nor_lost(tmp_path):
         example.open_run(example.parse(["--resume"]), str(tmp_path), {"seed": 1})
     example.open_run(example.parse(["--overwrite"]), str(tmp_path), {"seed": 1})
     assert json.loads(path.read_text()) == {"seed": 1}
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"finished run, nothing is left to --resume.*certify.py"):
+        example.open_run(example.parse(["--resume"]), str(tmp_path), {"seed": 1})
+    assert (tmp_path / "results.json").exists()
+
+
+def test_compiled_programs_are_kept(monkeypatch):
+    """In the user's cache, unless another one is chosen."""
+    chosen = jax.config.jax_compilation_cache_dir
+    example.keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir == chosen is not None
+    found = {}
+    monkeypatch.setattr(jax.config, "update", found.__setitem__)
+    monkeypatch.setattr(type(jax.config), "jax_compilation_cache_dir", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", "somewhere")
+    example.keep_compiled_programs()
+    assert found == {"jax_compilation_cache_dir": os.path.join("somewhere", "jaxbound")}
 
 
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(npz, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from jax.extend import core as jex
 from oracle import METHODS, jitted, precision
 
 import jaxbound as jb
@@ -201,3 +202,66 @@ def test_the_highest_precision(linen, method):
     assert found and all(p in (high, (high, high)) for p in found)
     with jax.default_matmul_precision("bfloat16"):
         assert dots(jax.make_jaxpr(lambda b: method(fn, b))(box).jaxpr, []) != found
+
+
+class Noisy(nnx.Module):
+    """Its statistics and random keys change in every call."""
+
+    def __init__(self, rngs):
+        self.norm, self.drop = nnx.BatchNorm(3, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.drop(nnx.relu(self.norm(x)))
+
+
+def test_a_model_that_changes():
+    """Closed over, it says what to do; what it says works."""
+    model, box = Noisy(nnx.Rngs(0)), jb.linf_ball(jnp.stack([X, -X]), 0.1)
+    with pytest.raises(
+        ValueError, match=r"pass the model as an argument, or call nnx.clone"
+    ) as caught:
+        jb.ibp(model, box)
+    assert type(caught.value.__cause__).__name__ == "TraceContextError"
+    passed = jb.ibp(lambda x, model: model(x), box, model)
+    cloned = jb.ibp(lambda x: nnx.clone(model)(x), box)
+    np.testing.assert_array_equal(passed.upper, cloned.upper)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_options_are_static(method):
+    """Truth values, strings, callables and None, also inside trees; numbers are known values."""
+
+    def fn(x, train, options, extra):
+        if train and not options["frozen"] and options["how"] == "twice" and extra is None:
+            return options["act"](2 * x) * options["scale"]
+        return x
+
+    options = {"frozen": False, "how": "twice", "act": jnp.negative, "scale": 3}
+    box = jb.Interval(jnp.array(-1.0), jnp.array(1.0))
+    found = method(fn, box, True, options, None)
+    assert found.upper == 6
+    assert method(fn, box, False, options, None).upper == 1
+    graph = jb.trace(fn, box, True, options, None)
+    assert len(graph.inputs) == 2
+    assert graph.evaluate(box.upper, True, options, None) == -6
+
+
+def test_where_values_lie_and_when_they_are_computed():
+    def fn(x, y):
+        x, _, y = lax.optimization_barrier((x, jnp.ones(2), y))
+        x = jax.device_put(x, jax.devices()[0])
+        return (
+            lax.with_sharding_constraint(x, jax.sharding.SingleDeviceSharding(jax.devices()[0])) - y
+        )
+
+    graph = jb.trace(fn, BOX, BOX)
+    assert [str(eqn.primitive) for eqn in graph.equations] == ["sub"]
+
+
+def test_helpers_of_loops_are_what_they_run_as():
+    """Equinox's tell `jax.vmap` what to do; of one example, they are plain functions."""
+    select = jex.Primitive("select_if_vmap")
+    select.def_impl(lambda pred, x, y: x)
+    select.def_abstract_eval(lambda pred, x, y: x)
+    graph = jb.trace(lambda x: select.bind(jnp.array(True), 2 * x, x) + 1, BOX)
+    assert [str(eqn.primitive) for eqn in graph.equations] == ["mul", "add"]

@@ -352,6 +352,11 @@ def pairs(x):
 
 ORDERS = (jp.lt_to_p, jp.le_to_p, jp.eq_to_p)
 
+
+def whole(x):
+    return jnp.floor(x).astype(jnp.int32)
+
+
 SHAPED = {  # name: (function, shape of its operand); more operands are slices of it
     "conv 1-d": (conv((2, 3, 3)), (3, 5)),
     "conv 2-d": (conv((2, 2, 3, 3)), (2, 4, 4)),
@@ -430,6 +435,13 @@ SHAPED = {  # name: (function, shape of its operand); more operands are slices o
     "max_pool of known, transposed": (lambda x: jax.vjp(overlapping, constant(4, 3).astype(x.dtype))[1](x)[0], (2, 2)),
     "angle of a point": (lambda x: jnp.arctan2(x[0], x[1]) + jnp.arctan2(x[1], 2.0), (2, 3)),
     "angle ahead": (lambda x: jnp.arctan2(x[0], x[1] + 8), (2, 3)),
+    "absolute values": (lambda x: jnp.abs(lax.complex(x[0], x[1])) - jnp.abs(lax.complex(jnp.ones_like(x[1]), x[1])), (2, 2)),
+    "signs": (lambda x: jnp.copysign(x[0], x[1]) + jnp.signbit(x[1] + 1), (2, 3)),
+    "remainder by uncertain": (lambda x: jnp.fmod(3 * x[0], x[1]) + lax.rem(x[1], jnp.abs(x[0]) + 2), (2, 3)),
+    "integers by uncertain": (lambda x: lax.div(whole(9 * x[0]), whole(x[1])) + (whole(9 * x[0]) // (abs(whole(x[1])) + 3)).astype(x.dtype), (2, 3)),
+    "remainder of integers": (lambda x: lax.rem(whole(9 * x[0]), 8 - abs(whole(x[1]))).astype(x.dtype), (2, 3)),
+    "nextafter": (lambda x: jnp.nextafter(x[0], x[1]), (2, 3)),
+    "bits counted": (lambda x: (lax.population_count(whole(x)) + lax.clz(whole(3 * x))).astype(x.dtype), (3,)),
     "maximum, gradient": (jax.grad(lambda x: x.max(1).sum() + 2 * x.min()), (2, 3)),
     "select, known": (lambda x: jnp.where(np.array([[True], [False]]), x, 3 * x[::-1]), (2, 3)),
     "select of three": (lambda x: lax.select_n(np.array([0, 2, 1, 2]), x, -x, x**2), (4,)),
