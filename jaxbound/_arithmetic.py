@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -40,12 +39,6 @@ def is_nan(x: Interval) -> Interval:
     return Interval(jnp.zeros(x.shape, bool), ~(jnp.isfinite(x.lower) & jnp.isfinite(x.upper)))
 
 
-def rsqrt(x, **_):
-    # Below 0 the function is not defined: no finite bound.
-    root = tame(lax.rsqrt, 0.5)
-    return Interval(root(x.upper), jnp.where(x.lower > 0, root(x.lower), jnp.inf))
-
-
 def _times(a, b):
     """``a * b`` with ``0 * inf = 0``; infinite operands have no gradient."""
     infinite, zero = jnp.isinf(a) | jnp.isinf(b), (a == 0) | (b == 0)
@@ -64,7 +57,7 @@ def mul(x, y, **_):
         low, high, ahead = _times(x, yl), _times(x, yu), x >= 0
         return Interval(jnp.where(ahead, low, high), jnp.where(ahead, high, low))
     products = [_times(a, b) for a in (xl, xu) for b in (yl, yu)]
-    return Interval(_fold(lax.min, products), _fold(lax.max, products))
+    return Interval(fold(lax.min, products), fold(lax.max, products))
 
 
 def div(x, y, **_):
@@ -86,7 +79,7 @@ def div(x, y, **_):
             for a in {id(e): e for e in (xl, xu)}.values()
             for b in (yl, yu)
         ]
-        low, high = _fold(lax.min, quotients), _fold(lax.max, quotients)
+        low, high = fold(lax.min, quotients), fold(lax.max, quotients)
     return Interval(jnp.where(pole, -jnp.inf, low), jnp.where(pole, jnp.inf, high))
 
 
@@ -175,7 +168,7 @@ def _midpoint(x):
     return jnp.where(bounded, x.center, 0), jnp.where(bounded, x.radius, jnp.inf)
 
 
-def _fold(op, values):
+def fold(op, values):
     result = values[0]
     for value in values[1:]:
         result = op(result, value)
@@ -190,7 +183,7 @@ def image(fn: Callable[..., Any], x: Interval, *turns) -> Interval:
         *(jnp.clip(jnp.asarray(t, x.dtype), x.lower, x.upper) for t in turns),
     ]
     values = [fn(point) for point in points]
-    return Interval(_fold(lax.min, values), _fold(lax.max, values))
+    return Interval(fold(lax.min, values), fold(lax.max, values))
 
 
 def above_zero(primitive, *turns) -> Callable[..., Interval]:
@@ -205,61 +198,6 @@ def above_zero(primitive, *turns) -> Callable[..., Interval]:
         )
 
     return bound
-
-
-STEEP = 1e18  # stands for an infinite slope in gradients: times 0 it is 0
-
-
-def tame(fn: Callable[..., Any], inside: float) -> Callable[..., Any]:
-    """``fn(z, *known)`` with finite derivatives at the ends of its domain, which holds the number ``inside``."""
-
-    @jax.custom_jvp
-    def tamed(z, *known):
-        return fn(z, *known)
-
-    @tamed.defjvp
-    def _(primals, tangents):
-        (z, *known), (dz, *others) = primals, tangents
-        fixed, ones = lax.stop_gradient((z, known)), jnp.ones_like(z)
-        slope_at = lambda z: jax.jvp(lambda z: fn(z, *fixed[1]), (z,), (ones,))[1]
-        slope, transposed = jax.vjp(slope_at, fixed[0])
-        (bend,) = transposed(ones)
-        steep = ~(jnp.isfinite(slope) & jnp.isfinite(bend))
-        safe = jnp.where(steep, jnp.asarray(inside, z.dtype), z)
-        moved = jax.jvp(fn, (safe, *known), (dz, *others))[1]
-        most = jnp.clip(jnp.where(jnp.isnan(slope), 0, slope), -STEEP, STEEP)
-        return tamed(z, *known), jnp.where(steep, most * dz, moved)
-
-    return tamed
-
-
-def integer_pow(x, *, y, **_):
-    return _whole_power(x, y, lambda z: lax.integer_pow(z, y))
-
-
-def power(x, y, **_):
-    """Monotone on x >= 0, in x for each y and in y for each x; elsewhere defined for integers y alone."""
-    (xl, xu), inside, pow_of = ends(x), ends(x)[0] >= 0, tame(lax.pow, 0.5)
-    values = [pow_of(base, exponent) for base in (xl, xu) for exponent in ends(y)]
-    lower, upper = _fold(lax.min, values), _fold(lax.max, values)
-    if not isinstance(y, Interval):
-        fixed, whole = lax.stop_gradient(y), y == jnp.round(y)
-        found = _whole_power(x, fixed, lambda z: pow_of(z, fixed))
-        inside |= whole
-        lower, upper = jnp.where(whole, found.lower, lower), jnp.where(whole, found.upper, upper)
-    return Interval(jnp.where(inside, lower, -jnp.inf), jnp.where(inside, upper, jnp.inf))
-
-
-def _whole_power(x: Interval, y, raised: Callable[..., Any]) -> Interval:
-    """Of known integers y: even powers turn at 0, negative ones have a pole there."""
-    pole = (y < 0) & (x.lower <= 0) & (x.upper >= 0)
-    away = Interval(*(jnp.where(pole, 1, end) for end in (x.lower, x.upper)))
-    found, even = image(raised, away, 0.0), y % 2 == 0
-    # Over a pole, an even power is least at the end further out; nearer ones count as of power 2^60.
-    far = jnp.maximum(jnp.abs(x.lower), jnp.abs(x.upper))
-    far = jnp.maximum(far, 2.0 ** (-60 / jnp.maximum(jnp.abs(y), 1)))
-    least = jnp.where(even, raised(jnp.where(pole & even, far, 1).astype(x.dtype)), -jnp.inf)
-    return Interval(jnp.where(pole, least, found.lower), jnp.where(pole, jnp.inf, found.upper))
 
 
 def modulus(x, y, **_) -> Interval:

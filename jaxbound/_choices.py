@@ -18,7 +18,8 @@ from jax.extend.core import primitives as jp
 from jaxbound._arithmetic import ends
 from jaxbound._curves import Choice
 from jaxbound._interval import Interval
-from jaxbound._planes import Relaxation, greatest
+from jaxbound._maxima import greatest
+from jaxbound._planes import Relaxation
 
 # ---------------------------------------------------------------- maxima
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxbound._interval import Interval, beyond, cast, outward
-from jaxbound._interval_rules import PICKS, interval_rules
+from jaxbound._interval_rules import interval_rules
 from jaxbound._linear_rules import linear_operands
+from jaxbound._primitives import PICKS
 from jaxbound._program import Equation, Graph, Var, read
 
 

@@ -96,20 +96,13 @@ class _Program:
         if not any(uncertain):
             return None
 
-        def call(body, *atoms: Atom) -> list[Atom]:
-            if isinstance(body, jex.ClosedJaxpr):
-                return self.inline(body, atoms, where, origins, own)
-            return self.inline(
-                jax.make_jaxpr(body)(*map(aval, atoms)), atoms, where, origins, False
-            )
-
+        call = functools.partial(self._call, where, origins, own)
         if rule := matrices.rule_of(eqn, uncertain, lambda i: self._maker(operands[i])):
             return call(rule, *operands)
         if name in CALLS:
             (body,) = jex.jaxprs_in_params(eqn.params)
             closed = _closed(eqn.params, body)
-            whole = look_up(closed, uncertain)
-            if whole is not None:
+            if whole := look_up(closed, uncertain):
                 found, outs = _equation(eqn, operands, where, origins)
                 found = dataclasses.replace(found, primitive=whole[0], params=whole[1])
                 self.equations.append(found)
@@ -118,12 +111,7 @@ class _Program:
         if name in CONTROL:
             return CONTROL[name](Site(call, self.value), operands, **eqn.params)
         if rule := rule_of(eqn, operands):
-            leaves, tree = jax.tree.flatten(operands)
-            outs = iter(call(lambda *xs: rule(*jax.tree.unflatten(tree, xs)), *leaves))
-            parts = (
-                (next(outs), next(outs)) if _is_complex(v) else (next(outs),) for v in eqn.outvars
-            )
-            return [Pair(*part) if len(part) == 2 else part[0] for part in parts]
+            return _in_parts(rule, eqn, operands, call)
         if operands[0] in self._moduli and (exponent := even_exponent(eqn, operands)):
             return call(functools.partial(modulus_power, exponent), *self._moduli[operands[0]])
         same = self._unchanged(eqn, operands)
@@ -139,6 +127,12 @@ class _Program:
         if simpler is None:
             return None
         return call(functools.partial(simpler, **eqn.params), *operands)
+
+    def _call(self, where, origins, own, body, *atoms: Atom) -> list[Atom]:
+        """Appends a jaxpr, or a function of the library's own."""
+        if not isinstance(body, jex.ClosedJaxpr):
+            body, own = jax.make_jaxpr(body)(*map(aval, atoms)), False
+        return self.inline(body, atoms, where, origins, own)
 
     def _unchanged(self, eqn, operands: list[Atom]) -> Atom | None:
         """The value that the equation gives again: what is brought back to its shape, a choice by constants."""
@@ -208,6 +202,13 @@ def _known_if_empty(atom: Atom) -> Atom:
     if isinstance(atom, Var) and atom.uncertain and not atom.size:
         return Constant(np.zeros(atom.shape, atom.dtype))
     return atom
+
+
+def _in_parts(rule, eqn, operands: list[Any], call) -> list[Any]:
+    """What a rule for complex values gives: a pair of real values for each complex one."""
+    leaves, tree = jax.tree.flatten(operands)
+    outs = iter(call(lambda *xs: rule(*jax.tree.unflatten(tree, xs)), *leaves))
+    return [Pair(next(outs), next(outs)) if _is_complex(v) else next(outs) for v in eqn.outvars]
 
 
 def _is_complex(v) -> bool:

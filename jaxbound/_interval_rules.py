@@ -22,6 +22,7 @@ from jaxbound import _axes as along
 from jaxbound import _choices as choices
 from jaxbound import _integers as integers
 from jaxbound import _piecewise as piecewise
+from jaxbound import _powers as powers
 from jaxbound import _tables as tables
 from jaxbound import _waves as waves
 from jaxbound._interval import Interval
@@ -92,7 +93,7 @@ def def_increasing(
 
     def increasing(*xs, **params):
         fn = functools.partial(primitive.bind, **params)
-        fn = fn if inside is None else arithmetic.tame(fn, inside)
+        fn = fn if inside is None else powers.tame(fn, inside)
         lower, upper = (fn(*(arithmetic.ends(x)[side] for x in xs)) for side in (0, 1))
         if isinstance(lower, list | tuple):
             return list(map(Interval, lower, upper))
@@ -142,7 +143,7 @@ interval_rules |= {
     jp.reduce_and_p: IntervalRule(integers.logical_reduction(jp.reduce_and_p)),
     jp.reduce_or_p: IntervalRule(integers.logical_reduction(jp.reduce_or_p)),
     jp.convert_element_type_p: IntervalRule(integers.convert),
-    jp.rsqrt_p: IntervalRule(arithmetic.rsqrt),
+    jp.rsqrt_p: IntervalRule(powers.rsqrt),
     jp.mul_p: IntervalRule(arithmetic.mul),
     jp.div_p: IntervalRule(integers.quotient(arithmetic.div)),
     jp.erfc_p: IntervalRule(arithmetic.decreasing(jp.erfc_p)),
@@ -207,8 +208,8 @@ def _ramp(x, r, eta, **_):
 for _p in (activations.straight_pieces, activations.quadratic_pieces):
     interval_rules[_p] = IntervalRule(piecewise.image)
 interval_rules[activations.ramp] = IntervalRule(_ramp, (0,))
-interval_rules[jp.integer_pow_p] = IntervalRule(arithmetic.integer_pow)
-interval_rules[jp.pow_p] = IntervalRule(arithmetic.power)
+interval_rules[jp.integer_pow_p] = IntervalRule(powers.integer_pow)
+interval_rules[jp.pow_p] = IntervalRule(powers.power)
 # Convex with the one turn, and increasing, right of their last pole.
 interval_rules[jp.lgamma_p] = IntervalRule(arithmetic.above_zero(jp.lgamma_p, 1.4616321449683623))
 interval_rules[jp.digamma_p] = IntervalRule(arithmetic.above_zero(jp.digamma_p))
@@ -217,11 +218,6 @@ interval_rules[jp.cos_p] = IntervalRule(waves.wave_image(jp.cos_p, 0.0))
 interval_rules[jp.tan_p] = IntervalRule(waves.tan_image)
 interval_rules[jp.atan2_p] = IntervalRule(waves.atan2_image)
 interval_rules[activations.modulus] = IntervalRule(arithmetic.modulus)
-
-
-# ---------------------------------------------------------------- arrays
-
-
 interval_rules |= {
     jp.gather_p: IntervalRule(tables.gather),
     search: IntervalRule(tables.search),
@@ -297,15 +293,5 @@ interval_rules |= {
 
 # Integers may leave their type.
 for _p in (jp.add_p, jp.sub_p, jp.mul_p, jp.neg_p, jp.reduce_sum_p, jp.cumsum_p, jp.integer_pow_p):
-    interval_rules[_p] = interval_rules[_p]._replace(
-        bound=integers.unless_it_wraps(interval_rules[_p].bound)
-    )
-
-# Primitives whose values are elements of their operands, or sums of two: rounded once at most.
-PICKS = frozenset((
-    jp.add_p, jp.sub_p, jp.neg_p, jp.max_p, jp.min_p, jp.reduce_max_p, jp.cummax_p, jp.reduce_window_max_p,
-    jp.select_n_p, jp.concatenate_p, jp.pad_p, jp.reshape_p, jp.transpose_p, jp.squeeze_p, jp.slice_p, jp.rev_p,
-    jp.copy_p, jp.convert_element_type_p, jp.name_p, jp.broadcast_in_dim_p, jp.gather_p, jp.dynamic_slice_p,
-    jp.dynamic_update_slice_p, jp.scatter_p, jp.scatter_max_p, jp.scatter_min_p, jp.sort_p, jp.top_k_p,
-    activations.clip, *REARRANGE,
-))  # fmt: skip
+    _rule = interval_rules[_p]
+    interval_rules[_p] = _rule._replace(bound=integers.unless_it_wraps(_rule.bound))

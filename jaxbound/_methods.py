@@ -80,14 +80,9 @@ def lbp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None, p
     References: Lyu et al., arXiv 2104.00447; Weng et al., arXiv 1804.09699.
     """
     return _bound(
-        lbp,
-        fn,
-        args,
-        relaxation=relaxation,
-        intermediates=intermediates,
-        chunk_size=chunk_size,
+        lbp, fn, args, relaxation=relaxation, intermediates=intermediates, chunk_size=chunk_size,
         published=published,
-    )
+    )  # fmt: skip
 
 
 def crown_ibp(
@@ -113,15 +108,9 @@ def crown_ibp(
     References: Zhang et al., arXiv 1906.06316.
     """
     return _bound(
-        crown_ibp,
-        fn,
-        args,
-        relaxation=relaxation,
-        intermediates=intermediates,
-        chunk_size=chunk_size,
-        early=early,
-        published=published,
-    )
+        crown_ibp, fn, args, relaxation=relaxation, intermediates=intermediates, chunk_size=chunk_size,
+        early=early, published=published,
+    )  # fmt: skip
 
 
 def crown_lbp(
@@ -147,15 +136,9 @@ def crown_lbp(
     References: Lyu et al., arXiv 2104.00447.
     """
     return _bound(
-        crown_lbp,
-        fn,
-        args,
-        relaxation=relaxation,
-        intermediates=intermediates,
-        chunk_size=chunk_size,
-        early=early,
-        published=published,
-    )
+        crown_lbp, fn, args, relaxation=relaxation, intermediates=intermediates, chunk_size=chunk_size,
+        early=early, published=published,
+    )  # fmt: skip
 
 
 def crown(
@@ -206,16 +189,9 @@ def crown(
     References: Zhang et al., arXiv 1811.00866.
     """
     return _bound(
-        crown,
-        fn,
-        args,
-        relaxation=relaxation,
-        intermediates=intermediates,
-        chunk_size=chunk_size,
-        capacity=capacity,
-        early=early,
-        published=published,
-    )
+        crown, fn, args, relaxation=relaxation, intermediates=intermediates, chunk_size=chunk_size,
+        capacity=capacity, early=early, published=published,
+    )  # fmt: skip
 
 
 def alpha_crown(

@@ -12,7 +12,7 @@ from jax.extend import core as jex
 from jax.extend.core import primitives as jp
 
 from jaxbound import _sparse as sparse
-from jaxbound._activations import clamp
+from jaxbound._activations import clamp, clip
 
 # Calls that are replaced by their bodies; names have changed between JAX versions.
 CALLS = frozenset(
@@ -46,6 +46,15 @@ REARRANGE = tuple(
     if hasattr(lax, name)
 )
 
+
+# Primitives whose values are elements of their operands, or sums of two: rounded once at most.
+PICKS = frozenset((
+    jp.add_p, jp.sub_p, jp.neg_p, jp.max_p, jp.min_p, jp.reduce_max_p, jp.cummax_p, jp.reduce_window_max_p,
+    jp.select_n_p, jp.concatenate_p, jp.pad_p, jp.reshape_p, jp.transpose_p, jp.squeeze_p, jp.slice_p, jp.rev_p,
+    jp.copy_p, jp.convert_element_type_p, jp.name_p, jp.broadcast_in_dim_p, jp.gather_p, jp.dynamic_slice_p,
+    jp.dynamic_update_slice_p, jp.scatter_p, jp.scatter_max_p, jp.scatter_min_p, jp.sort_p, jp.top_k_p,
+    clip, *REARRANGE,
+))  # fmt: skip
 
 # Equinox's helpers: they tell vmap or a loop what to do, and run as functions that JAX can trace.
 AS_IT_RUNS = frozenset((

@@ -16,11 +16,12 @@ from jaxbound import _choices as choices
 from jaxbound import _curves as curves
 from jaxbound import _planes as planes
 from jaxbound import _tables as tables
-from jaxbound._arithmetic import STEEP, tame
 from jaxbound._interval import Interval
 from jaxbound._linear import once
 from jaxbound._lines import LINES
+from jaxbound._maxima import greatest
 from jaxbound._planes import Relaxation
+from jaxbound._powers import STEEP, tame
 
 KINDS = ("adaptive", "tight", "parallel", "constant")
 
@@ -139,7 +140,7 @@ relaxations[activations.ramp] = lambda x, r, *eta, **options: _lines_of_ramp(
 
 def _maximum(x, y, *, image, choice, **params):
     if isinstance(x, Interval) and isinstance(y, Interval):
-        return planes.greatest(
+        return greatest(
             lambda a, b: jnp.stack(jnp.broadcast_arrays(a, b), -1), (x, y), image, choice
         )
     return _rectify(x, y, image=image, choice=choice, **params)
@@ -155,19 +156,19 @@ def_lines(
 
 @register_relaxation(jp.reduce_max_p)
 def _reduce_max(x, *, image, choice, axes, **_):
-    return planes.greatest(along.Rows(x.shape, axes).last, (x,), image, choice)
+    return greatest(along.Rows(x.shape, axes).last, (x,), image, choice)
 
 
 @register_relaxation(jp.cummax_p)
 def _cummax(x, *, image, choice, axis, reverse):
     entries, valid = along.prefixes(x.shape, axis, reverse)
-    return planes.greatest(entries, (x,), image, choice, valid)
+    return greatest(entries, (x,), image, choice, valid)
 
 
 @register_relaxation(jp.reduce_window_max_p)
 def _reduce_window_max(x, *, image, choice, **window):
     windows = functools.partial(choices.entries, **window)
-    return planes.greatest(windows, (x,), image, choice, windows(jnp.ones_like(x.lower)) > 0)
+    return greatest(windows, (x,), image, choice, windows(jnp.ones_like(x.lower)) > 0)
 
 
 relaxations |= {
