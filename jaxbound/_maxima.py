@@ -40,14 +40,7 @@ def greatest(
 
     References: Boopathy et al., arXiv 1811.12395.
     """
-    l, u = (windows(*ends) for ends in zip(*((x.lower, x.upper) for x in operands), strict=True))
-    most = jnp.max(jnp.where(valid, l, -jnp.inf), -1, keepdims=True)
-    wins = valid & (u >= most)
-    finite = curves.all_finite(l, u, u - l)
-    bounded = (finite | ~wins).all(-1) & wins.any(-1)
-    # What cannot win does not enter: a mask of -inf, say.
-    l, u = (jnp.where(wins & finite, end, 0) for end in (l, u))
-    most = jnp.where(bounded[..., None], most, 0)
+    l, u, most, wins, bounded = _contenders(windows, operands, valid)
     open_ = wins & (u - l > 0)
     width = jnp.where(open_, u - l, 1)
     weighed = functools.partial(_weights, u, width, open_, wins & ~open_)
@@ -74,6 +67,20 @@ def greatest(
     offset = jnp.where(lacking >= 0, most[..., 0], first[..., 0]) * lacking
     lower = _below(choice, [_peak(l, wins), _peak(l / 2 + u / 2, wins), weights], offset)
     return Relaxation(plane(*lower, image.lower), plane(*upper))
+
+
+def _contenders(windows: Callable[..., Any], operands: Sequence[Interval], valid):
+    """The ends of the entries that may be largest, the largest lower end, which they are, and where they are bounded.
+
+    What cannot win does not enter: a mask of -inf, say.
+    """
+    l, u = (windows(*ends) for ends in zip(*((x.lower, x.upper) for x in operands), strict=True))
+    most = jnp.max(jnp.where(valid, l, -jnp.inf), -1, keepdims=True)
+    wins = valid & (u >= most)
+    finite = curves.all_finite(l, u, u - l)
+    bounded = (finite | ~wins).all(-1) & wins.any(-1)
+    l, u = (jnp.where(wins & finite, end, 0) for end in (l, u))
+    return l, u, jnp.where(bounded[..., None], most, 0), wins, bounded
 
 
 def _below(choice: curves.Choice, candidates: Sequence[Any], offset):
