@@ -210,13 +210,9 @@ def s_shaped(
     upper_slope, touch = _upper(fn, l, u, bend, choice, sides[1])
     mirrored = lambda z: -fn(-z)
     lower_slope, mirrored_touch = _upper(mirrored, -u, -l, -bend, choice, sides[0], turned=True)
-    there = fn(touch) - upper_slope * touch
-    above = -first_least(-there, upper_slope * l - fn(l))
-    above = jnp.where(l >= bend, there, above)
-    other = -mirrored_touch
-    there = fn(other) - lower_slope * other
-    below = first_least(there, fn(u) - lower_slope * u)
-    below = jnp.where(u <= bend, there, below)
+    # Also at the ends: a slope that is too small for its type is 0.
+    above = _intercepts(fn, upper_slope, upper_slope, [touch, l, u]).upper_intercept
+    below = _intercepts(fn, lower_slope, lower_slope, [-mirrored_touch, u, l]).lower_intercept
     return Lines(lower_slope, below, upper_slope, above)
 
 
