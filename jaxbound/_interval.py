@@ -109,7 +109,9 @@ def intersect(bounds, *others):
             raise ValueError(
                 f"expected an Interval of shape {one.shape}, as the first; got {two!r}"
             )
-        lower, upper = jnp.maximum(one.lower, two.lower), jnp.minimum(one.upper, two.upper)
+        # Of equal ends the gradient is that of the first.
+        lower = jnp.where(two.lower > one.lower, two.lower, one.lower)
+        upper = jnp.where(two.upper < one.upper, two.upper, one.upper)
         ok = lower <= upper
         return Interval(jnp.where(ok, lower, one.lower), jnp.where(ok, upper, one.upper))
 

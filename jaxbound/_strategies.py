@@ -64,7 +64,7 @@ def _update(walk: Walk, var: Var, found: Interval) -> Interval:
     alone = walk.published and not any(
         eqn.primitive in partial and var in eqn.moving.values() for eqn in walk.graph.equations
     )
-    return (supersede if alone else intersect)(walk.env[var], found)
+    return supersede(walk.env[var], found) if alone else intersect(found, walk.env[var])
 
 
 def undecided(walk: Walk, var: Var) -> Any:
