@@ -95,7 +95,19 @@ def same_shape(*arrays):
 
 
 def rem(x, y, **_):
-    """What division by a known ``y`` leaves: the sign of ``x``, below ``|y|``; rising between multiples of ``y``."""
+    """What division by a known ``y`` leaves: the sign of ``x``, below ``|y|``; rising between multiples of ``y``.
+
+    Integers by 0 stay what they are in XLA; the least integer has no ``|y|``.
+    """
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        whole = (y == 0) | (jnp.abs(y) < 0)
+        found = _remainder(x, jnp.where(whole, 1, y))
+        low, high = jnp.minimum(x.lower, 0), jnp.maximum(x.upper, 0)
+        return Interval(jnp.where(whole, low, found.lower), jnp.where(whole, high, found.upper))
+    return _remainder(x, y)
+
+
+def _remainder(x: Interval, y) -> Interval:
     size, low, high = jnp.abs(y), lax.rem(x.lower, y), lax.rem(x.upper, y)
     most = size if jnp.issubdtype(x.dtype, jnp.floating) else size - 1
     near = jnp.clip(x.lower, -most, 0), jnp.clip(x.upper, 0, most)

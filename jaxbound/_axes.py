@@ -196,7 +196,10 @@ def softmax_image(finish, absent):
     def bound(x, where=None, *, axes):
         rows = Rows(x.shape, axes)
         least, most = differences(*rows.ends(x, where))
-        ends = (rows.back(finish(-jax.nn.logsumexp(end, -1))) for end in (most, least))
+        ends = (-jax.nn.logsumexp(end, -1) for end in (most, least))
+        # Any share where no entry counts, or differences have no value.
+        pairs = zip(ends, (-jnp.inf, 0), strict=True)
+        ends = (rows.back(finish(jnp.where(end <= 0, end, any_))) for end, any_ in pairs)
         return Interval(*(end if where is None else jnp.where(where, end, absent) for end in ends))
 
     return bound

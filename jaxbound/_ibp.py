@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxbound._interval import Interval, beyond, cast, outward
+from jaxbound._interval import Interval, beyond, cast, ordered, outward
 from jaxbound._interval_rules import interval_rules
 from jaxbound._linear_rules import linear_operands
 from jaxbound._primitives import PICKS
@@ -47,6 +47,6 @@ def interval_step(eqn: Equation, env: dict[Var, Any]) -> list[Any]:
     outs = outs if isinstance(outs, list) else [outs]
     widened = beyond if eqn.primitive in PICKS else outward
     return [
-        widened(out.lower, out.upper) if var.is_float else out
+        ordered(widened(out.lower, out.upper)) if var.is_float else out
         for out, var in zip(outs, eqn.outputs, strict=True)
     ]

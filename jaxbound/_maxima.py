@@ -74,7 +74,7 @@ def _contenders(windows: Callable[..., Any], operands: Sequence[Interval], valid
 
     What cannot win does not enter: a mask of -inf, say.
     """
-    l, u = (windows(*ends) for ends in zip(*((x.lower, x.upper) for x in operands), strict=True))
+    l, u = windows(*(x.lower for x in operands)), windows(*(x.upper for x in operands))
     most = jnp.max(jnp.where(valid, l, -jnp.inf), -1, keepdims=True)
     wins = valid & (u >= most)
     finite = curves.all_finite(l, u, u - l)

@@ -307,8 +307,8 @@ def test_early_helps_adaptive_lines_between_intervals():
     """Two relus on [-1, 1.1] add up to at least 0, of which their adaptive lines know nothing."""
     fn = lambda x: 1 + jax.nn.relu(jax.nn.relu(x) @ jnp.ones(2) - 0.5)
     region = box(*(np.full(2, end) for end in (-1, 1.1)))
-    assert jb.crown_ibp(fn, region).lower == pytest.approx(-1.5)
-    assert jb.crown_ibp(fn, region, early=True).lower == pytest.approx(0.5)
+    assert jb.crown_ibp(fn, region, published=True).lower == pytest.approx(-1.5)
+    assert jb.crown_ibp(fn, region, published=True, early=True).lower >= 0.5 - 1e-6
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_alphas_of_lines_that_are_not_free():
 
 
 def test_several_functions_of_one_operand_have_their_own():
-    fn = lambda x: jax.nn.relu(x) + jnp.abs(x) + jnp.tanh(x)
+    fn = lambda x: jax.nn.relu(x) + jnp.arctan(x) + jnp.tanh(x)
     found = jb.alphas(fn, jb.linf_ball(jnp.zeros(3), 1.0))
     assert list(found) == ["input:0", "input:0#1", "input:0#2"]
 
