@@ -12,7 +12,10 @@ from jax import lax
 from jaxbound._arithmetic import ends, fold, image
 from jaxbound._interval import Interval
 
-STEEP = 1e18  # stands for an infinite slope in gradients: times 0 it is 0
+
+def steepest(dtype) -> float:
+    """What stands for an infinite slope in gradients: times 0 it is 0."""
+    return min(1e18, float(jnp.finfo(dtype).max))
 
 
 def tame(fn: Callable[..., Any], inside: float) -> Callable[..., Any]:
@@ -32,7 +35,8 @@ def tame(fn: Callable[..., Any], inside: float) -> Callable[..., Any]:
         steep = ~(jnp.isfinite(slope) & jnp.isfinite(bend))
         safe = jnp.where(steep, jnp.asarray(inside, z.dtype), z)
         moved = jax.jvp(fn, (safe, *known), (dz, *others))[1]
-        most = jnp.clip(jnp.where(jnp.isnan(slope), 0, slope), -STEEP, STEEP)
+        most, limit = jnp.where(jnp.isnan(slope), 0, slope), steepest(slope.dtype)
+        most = jnp.clip(most, -limit, limit)
         return tamed(z, *known), jnp.where(steep, most * dz, moved)
 
     return tamed

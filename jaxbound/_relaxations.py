@@ -21,7 +21,7 @@ from jaxbound._linear import once
 from jaxbound._lines import LINES
 from jaxbound._maxima import greatest
 from jaxbound._planes import Relaxation
-from jaxbound._powers import STEEP, tame
+from jaxbound._powers import steepest, tame
 
 KINDS = ("adaptive", "tight", "parallel", "constant")
 
@@ -116,7 +116,7 @@ def def_lines(primitive, lines: Callable[..., curves.Lines], inside: float = 0.5
         found = lines(fn, l, u, choice, *known, **params)
         bounded &= curves.all_finite(*found)
         for slope in (found.lower_slope, found.upper_slope):
-            bounded &= jnp.abs(slope) < STEEP
+            bounded &= jnp.abs(slope) < steepest(x.dtype)
         slopes = [jnp.where(bounded, slope, 0) for slope in (found.lower_slope, found.upper_slope)]
         low = jnp.where(bounded, found.lower_intercept, image.lower)
         high = jnp.where(bounded, found.upper_intercept, image.upper)

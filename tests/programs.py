@@ -401,6 +401,17 @@ def masked(d: Draw, shape):
     return lambda x: jnp.where(mask, x, like(constant, x))
 
 
+def hidden(fn, by=-np.inf):
+    """``fn`` along the last axis of what a mask hides by a constant; the first entry of every row is kept."""
+
+    def make(d: Draw, shape):
+        kept = d.rng.uniform(size=shape) < 0.5
+        kept[..., 0] = True
+        return lambda x: fn(jnp.where(kept, x, by))
+
+    return make
+
+
 def stacked(d: Draw, shape):
     axis = d.integer(0, len(shape))
     return lambda x: jnp.stack([x, 0.5 * x, jnp.ones_like(x)], axis)
@@ -533,6 +544,14 @@ SHAPED = {
     "logsumexp": (1, over(nn.logsumexp)),
     "softmax": (1, along(nn.softmax)),
     "log_softmax": (1, along(nn.log_softmax)),
+    "masked max": (1, hidden(lambda z: z.max(-1))),
+    "masked min": (1, hidden(lambda z: z.min(-1), np.inf)),
+    "masked cummax": (1, hidden(lambda z: lax.cummax(z, z.ndim - 1))),
+    "masked top": (1, hidden(lambda z: lax.top_k(z, 1)[0])),
+    "masked logsumexp": (1, hidden(lambda z: nn.logsumexp(z, -1))),
+    "masked softmax": (1, hidden(lambda z: nn.softmax(z, -1))),
+    "hidden by a large number": (1, hidden(lambda z: nn.softmax(z, -1), -1e30)),
+    "exponentials of masked": (1, hidden(lambda z: jnp.exp(z - z.max(-1, keepdims=True)))),
     "layer norm": (1, along(layer_norm)),
     "rms norm": (1, along(lambda x, axis: x * lax.rsqrt((x * x).mean(axis, keepdims=True) + 0.25))),
     "variance": (1, over(jnp.var)),
@@ -967,6 +986,8 @@ def check(program: Program, args, calls, dtype: str, seed: int, how: str) -> lis
                 alarms += disorder(name, text, lower, upper, slack)
                 found = jb.Interval(lower[:, None], upper[:, None])
             alarms += violations(name, text, found, true, defined, slack)
+            if isinstance(results[name][k], jb.Interval):
+                alarms += looser(name, text, results["ibp"][k], results[name][k], slack)
         if program.affine and name != "ibp":
             alarms += inexact(name, text, program, args, results[name], slack)
     return alarms
@@ -981,6 +1002,17 @@ def disorder(name, text, lower, upper, slack):
     return [
         Alarm(name, int(b), f"{text}: NaN or empty, {lower[b]} {upper[b]}")
         for b in np.nonzero(wrong)[0]
+    ]
+
+
+def looser(name, text, cheap, found, slack):
+    """Where a linear method is looser than intervals alone."""
+    with np.errstate(invalid="ignore"):
+        beyond = np.fmax(cheap.lower - found.lower, found.upper - cheap.upper)
+    beyond = np.asarray(beyond, float).reshape(len(beyond), -1).max(1, initial=-np.inf)
+    return [
+        Alarm(name, int(b), f"{text}: looser than ibp by {beyond[b]:.3g}, slack {slack[b]:.3g}")
+        for b in np.nonzero(beyond > 4 * slack)[0]
     ]
 
 
