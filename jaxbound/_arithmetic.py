@@ -39,7 +39,7 @@ def is_nan(x: Interval) -> Interval:
     return Interval(jnp.zeros(x.shape, bool), ~(jnp.isfinite(x.lower) & jnp.isfinite(x.upper)))
 
 
-def _times(a, b):
+def times(a, b):
     """``a * b`` with ``0 * inf = 0``; infinite operands have no gradient."""
     infinite, zero = jnp.isinf(a) | jnp.isinf(b), (a == 0) | (b == 0)
     found = lax.mul(*(jnp.where(infinite, 1, z).astype(jnp.result_type(z)) for z in (a, b)))
@@ -54,9 +54,9 @@ def mul(x, y, **_):
     if not isinstance(
         x, Interval
     ):  # also right for the coefficients of linear bounds, where l > u occurs
-        low, high, ahead = _times(x, yl), _times(x, yu), x >= 0
+        low, high, ahead = times(x, yl), times(x, yu), x >= 0
         return Interval(jnp.where(ahead, low, high), jnp.where(ahead, high, low))
-    products = [_times(a, b) for a in (xl, xu) for b in (yl, yu)]
+    products = [times(a, b) for a in (xl, xu) for b in (yl, yu)]
     return Interval(fold(lax.min, products), fold(lax.max, products))
 
 

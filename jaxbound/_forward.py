@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import primitives as jp
 
-from jaxbound._arithmetic import ends
+from jaxbound._arithmetic import ends, times
 from jaxbound._chunks import add_chunks, check_fits, map_chunks
 from jaxbound._cones import cone
 from jaxbound._crop import Crop
@@ -245,9 +246,10 @@ def _through(eqn: Equation, linear: Sequence[int], operands: list[Any]) -> list[
         full = list(known)
         for i, part in zip(moving, parts, strict=True):
             full[i] = part.lower if exact else part
-        outs = (
-            eqn.bind(*full) if exact else interval_rules[eqn.primitive].bound(*full, **eqn.params)
-        )
+        if exact:  # offsets may be masks of -inf
+            outs = times(*full) if eqn.primitive is jp.mul_p else eqn.bind(*full)
+        else:
+            outs = interval_rules[eqn.primitive].bound(*full, **eqn.params)
         return outs if isinstance(outs, list) else [outs]
 
     # The constant part of an affine equation belongs to the offset alone.

@@ -255,11 +255,14 @@ def _softmax_with(of_rows):
     def relax(x, where=None, *, image, choice, axes):
         rows = along.Rows(x.shape, axes)
         counted = rows.last(True if where is None else where)
+        bounded = rows.last(curves.all_finite(x.lower, x.upper))
         found = zip(of_rows(*rows.ends(x, where)), (image.lower, image.upper), strict=True)
 
         def at(plane, constant):
             weights, offset = plane.otherwise(rows.last(constant), counted)
-            return lambda z: rows.back((weights @ rows.last(z)[..., None])[..., 0] + offset)
+            # Unbounded entries have no weight: 0 inf would spoil the others.
+            entries = lambda z: jnp.where(bounded, rows.last(z), 0)[..., None]
+            return lambda z: rows.back((weights @ entries(z))[..., 0] + offset)
 
         lower, upper = (at(*pair) for pair in found)
         return Relaxation(lower, upper)

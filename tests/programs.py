@@ -987,7 +987,9 @@ def check(program: Program, args, calls, dtype: str, seed: int, how: str) -> lis
                 found = jb.Interval(lower[:, None], upper[:, None])
             alarms += violations(name, text, found, true, defined, slack)
             if isinstance(results[name][k], jb.Interval):
-                alarms += looser(name, text, results["ibp"][k], results[name][k], slack)
+                alarms += looser(
+                    name, text, results.get("ibp", results[name])[k], results[name][k], slack
+                )
         if program.affine and name != "ibp":
             alarms += inexact(name, text, program, args, results[name], slack)
     return alarms

@@ -85,6 +85,18 @@ DEGENERATE = {
     "reciprocal": lambda x: 1 / (x + 4),
     "sqrt": lambda x: jnp.sqrt(x + 4),
     "log": lambda x: jnp.log(x + 4),
+    "clip, one side": lambda x: jnp.clip(x, -jnp.inf, 1),
+    "root of abs": lambda x: jnp.sqrt(jnp.abs(x)),
+    "norm": lambda x: jnp.linalg.norm(x) - x,
+    "over its norm": lambda x: x / jnp.linalg.norm(x),
+    "layer norm": lambda x: (x - x.mean()) / x.std(),
+    "cbrt": jnp.cbrt,
+    "arcsin": lambda x: jnp.arcsin(x / 2),
+    "arccosh": lambda x: jnp.arccosh(1 + x**2),
+    "powers": lambda x: x ** jnp.arange(4),
+    "root": lambda x: jnp.abs(x) ** 0.5,
+    "angle": lambda x: jnp.arctan2(x, x[::-1]),
+    "masked max": lambda x: jnp.where(jnp.arange(4) > 1, x, -jnp.inf).max() - x,
 }
 
 
