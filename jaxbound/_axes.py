@@ -87,17 +87,26 @@ def log_sum_exp(l, u) -> tuple[Plane, Plane]:
 
     l, center = (jnp.where(bounded, z, u) for z in (l, center))
     level = jax.nn.logsumexp(jnp.concatenate([l, u], -1), -1, keepdims=True) - math.log(2)
-    chords = curves.chord(lambda z: jnp.exp(z - level), l, u)
+    eps = jnp.finfo(l.dtype).eps
+    chords, rises = curves.chord(lambda z: jnp.exp(z - level), l, u), jnp.exp(u - level) > eps
     by_sum = _through(center, jnp.where(bounded, chords, 0), level[..., 0])
+    by_sum = _unless_flat(by_sum, rises & (u > l))
     # An entry adds log(1 + e^(u - f) - e^(l - f)), f = f(l); e^(u - f) is factored out if it is large.
     least = jax.nn.logsumexp(l, -1, keepdims=True)
     lift, apart = jnp.maximum(u - least, 0), u > l
     added = lift + jnp.log1p(jnp.exp(-jnp.abs(u - least)) - jnp.exp(l - least - lift))
     chords = jnp.where(apart, added / jnp.where(apart, u - l, 1), jnp.exp(l - least))
     by_entry = _through(l, jnp.where(bounded, chords, 0), least[..., 0])
+    by_entry = _unless_flat(by_entry, apart & (added > eps))
     lower = by_entry.at(_finite(center)) < level[..., 0]
     weights = jnp.where(lower[..., None], by_entry.weights, by_sum.weights)
     return below, Plane(weights, jnp.where(lower, by_entry.offset, by_sum.offset))
+
+
+def _unless_flat(plane: Plane, rises) -> Plane:
+    """No plane where an entry rises by too little for the number type."""
+    lost = (rises & (plane.weights == 0)).any(-1)
+    return plane._replace(offset=jnp.where(lost, jnp.inf, plane.offset))
 
 
 def _through(z, weights, value) -> Plane:

@@ -59,6 +59,7 @@ class _Program:
         self._fixed: dict[Var, int] = {}  # by constants alone, in the equation of this index
         self._values: dict[Var, Any] = {}
         self._reshaped: dict[Var, Var] = {}  # to what holds the same elements in the same order
+        self._known: dict[Any, list[Atom]] = {}  # equations on known values, by what they compute
         self._moduli: dict[Any, Pair] = {}  # absolute values, and what of
 
     def inline(self, closed, atoms: Sequence[Atom], layer: str, sources, own=True) -> list[Atom]:
@@ -81,13 +82,14 @@ class _Program:
             origins = (eqn.source_info, *sources) if own else sources
             # The same again is the same value: what recognises a product with itself must see it.
             key = _key(eqn, operands)
-            outs = made.get(key) or self._replaced(eqn, operands, where, origins, own)
+            seen = made if any(atom.uncertain for atom in operands) else self._known
+            outs = seen.get(key) or self._replaced(eqn, operands, where, origins, own)
             if outs is None:
                 outs = self._appended(eqn, operands, where, origins)
             outs = list(map(_known_if_empty, outs))
             env.update(zip(eqn.outvars, outs, strict=True))
             if key is not None:
-                made[key] = outs
+                seen[key] = outs
         return [get(atom) for atom in closed.jaxpr.outvars]
 
     def _replaced(self, eqn, operands: list[Atom], where, origins, own) -> list[Any] | None:

@@ -14,7 +14,7 @@ from jaxbound import _activations as activations
 from jaxbound import _curves as curves
 from jaxbound import _piecewise as piecewise
 from jaxbound import _waves as waves
-from jaxbound._interval import concrete
+from jaxbound._interval import concrete, smallest
 
 
 def _center(l, u):
@@ -31,6 +31,12 @@ def _concave(fn, l, u, choice, *known, **params):
 
 def _s_shaped(fn, l, u, choice, *known, **params):
     return curves.s_shaped(fn, l, u, choice=choice)
+
+
+def _soft_sign(fn, l, u, choice, **_):
+    """None far out, where the squares in its slope leave the number type."""
+    near = jnp.maximum(jnp.abs(l), jnp.abs(u)) < (4 * smallest(l.dtype)) ** -0.5
+    return curves.Lines(*(jnp.where(near, x, jnp.nan) for x in _s_shaped(fn, l, u, choice)))
 
 
 def _turned(fn, l, u, choice, *known, **params):
@@ -118,11 +124,11 @@ LINES: dict[Any, Callable[..., curves.Lines]] = {
             jp.erf_p,
             jp.asinh_p,
             jp.cbrt_p,
-            activations.soft_sign,
         ),
         _s_shaped,
     ),
     **dict.fromkeys((jp.sinh_p, jp.asin_p, jp.atanh_p, jp.erf_inv_p, jp.erfc_p), _turned),
+    activations.soft_sign: _soft_sign,
     jp.exp_p: _exp,
     jp.integer_pow_p: _integer_pow,
     jp.pow_p: _pow,

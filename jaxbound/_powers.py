@@ -29,15 +29,21 @@ def tame(fn: Callable[..., Any], inside: float) -> Callable[..., Any]:
     def _(primals, tangents):
         (z, *known), (dz, *others) = primals, tangents
         fixed, ones = lax.stop_gradient((z, known)), jnp.ones_like(z)
-        slope_at = lambda z: jax.jvp(lambda z: fn(z, *fixed[1]), (z,), (ones,))[1]
-        slope, transposed = jax.vjp(slope_at, fixed[0])
-        (bend,) = transposed(ones)
-        steep = ~(jnp.isfinite(slope) & jnp.isfinite(bend))
-        safe = jnp.where(steep, jnp.asarray(inside, z.dtype), z)
-        moved = jax.jvp(fn, (safe, *known), (dz, *others))[1]
+        slope_of = lambda z, known: jax.jvp(lambda z: fn(z, *known), (z,), (ones,))[1]
+        slope, transposed = jax.vjp(lambda z: slope_of(z, fixed[1]), fixed[0])
+        steep = ~(jnp.isfinite(slope) & jnp.isfinite(transposed(ones)[0]))
         most, limit = jnp.where(jnp.isnan(slope), 0, slope), steepest(slope.dtype)
-        most = jnp.clip(most, -limit, limit)
-        return tamed(z, *known), jnp.where(steep, most * dz, moved)
+        inner = slope_of(jnp.where(steep, jnp.asarray(inside, z.dtype), z), known)
+        moved = jnp.where(steep, jnp.clip(most, -limit, limit), inner) * dz
+        if known and all(jnp.issubdtype(k.dtype, jnp.floating) for k in known):
+            # A power of a negative number has no derivative by its exponent.
+            grown = jax.jvp(lambda *k: fn(fixed[0], *k), fixed[1], list(map(jnp.ones_like, known)))[
+                1
+            ]
+            base = jnp.where(jnp.isfinite(grown), z, jnp.asarray(inside, z.dtype))
+            part = jax.jvp(lambda *k: fn(base, *k), known, others)[1]
+            moved += jnp.where(jnp.isfinite(grown), part, 0)
+        return tamed(z, *known), moved
 
     return tamed
 
