@@ -242,7 +242,7 @@ def _through(eqn: Equation, linear: Sequence[int], operands: list[Any]) -> list[
     moving = [i for i, op in enumerate(operands) if isinstance(op, Affine)]
     exact = all(operands[i].exact for i in moving)
 
-    def apply(parts: list[Interval], known: list[Any]) -> list[Interval]:
+    def apply(parts: list[Interval], known: list[Any]) -> list[Any]:
         full = list(known)
         for i, part in zip(moving, parts, strict=True):
             full[i] = part.lower if exact else part

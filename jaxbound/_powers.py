@@ -40,7 +40,7 @@ def tame(fn: Callable[..., Any], inside: float) -> Callable[..., Any]:
             grown = jax.jvp(lambda *k: fn(fixed[0], *k), fixed[1], list(map(jnp.ones_like, known)))[
                 1
             ]
-            base = jnp.where(jnp.isfinite(grown), z, jnp.asarray(inside, z.dtype))
+            base = jnp.where(jnp.isfinite(grown), fixed[0], jnp.asarray(inside, z.dtype))
             part = jax.jvp(lambda *k: fn(base, *k), known, others)[1]
             moved += jnp.where(jnp.isfinite(grown), part, 0)
         return tamed(z, *known), moved
