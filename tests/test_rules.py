@@ -584,6 +584,7 @@ def test_every_rule_has_a_case():
 # What rules take of their primitives' parameters: looked at, one by one. What says how a value is made, not
 # which (a sharding, a precision), changes no bound; all else goes to the primitive itself, or is read.
 PARAMETERS = {
+    "new_dtype": "bitcast_convert_type",
     "": "abs acos acosh add add_any and asin asinh atan atan2 atanh ceil clamp copy cosh digamma div dynamic_update_slice eq"
         " eq_to erf erf_inv erfc floor ge gt is_finite le le_to lgamma lt lt_to max min ne neg not or pow rem select_n sign"
         " sinh square stop_gradient sub xor",
