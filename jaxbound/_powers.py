@@ -37,9 +37,8 @@ def tame(fn: Callable[..., Any], inside: float) -> Callable[..., Any]:
         moved = jnp.where(steep, jnp.clip(most, -limit, limit), inner) * dz
         if known and all(jnp.issubdtype(k.dtype, jnp.floating) for k in known):
             # A power of a negative number has no derivative by its exponent.
-            grown = jax.jvp(lambda *k: fn(fixed[0], *k), fixed[1], list(map(jnp.ones_like, known)))[
-                1
-            ]
+            of_known = lambda *k: fn(fixed[0], *k)
+            _, grown = jax.jvp(of_known, fixed[1], list(map(jnp.ones_like, known)))
             base = jnp.where(jnp.isfinite(grown), fixed[0], jnp.asarray(inside, z.dtype))
             part = jax.jvp(lambda *k: fn(base, *k), known, others)[1]
             moved += jnp.where(jnp.isfinite(grown), part, 0)
