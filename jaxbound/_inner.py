@@ -119,8 +119,9 @@ def alphas(fn, *args, method=crown, **options) -> dict[str, dict[str, Any]]:
       >>> found["input:0"]["lower"].tolist()
       [1.0, 0.0]
       >>> halves = jax.tree.map(lambda alpha: 0 * alpha + 0.5, found)
-      >>> jb.crown(lambda x: jax.nn.relu(x).sum(), box, relaxation=halves).lower.item()
-      -1.0
+      >>> fn = lambda x: jax.nn.relu(x) @ jnp.array([1.0, -1.0]) - x[0]
+      >>> [round(jb.crown(fn, box, relaxation=r).lower.item(), 2) for r in ("adaptive", halves)]
+      [-0.8, -1.4]
     """
     method, options = resolve(method, options)
     if RECIPES[method].rows is None:

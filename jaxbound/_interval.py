@@ -97,11 +97,12 @@ def intersect(bounds, *others):
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import jaxbound as jb
-      >>> fn, box = lambda x: jax.nn.relu(x) - x, jb.linf_ball(jnp.array(0.5), 1.0)
+      >>> box = jb.linf_ball(jnp.array([0.5, 0.0]), 1.0)
+      >>> fn = lambda x: jax.nn.relu(x + x[::-1]).sum() - x.sum()
       >>> jb.crown(fn, box).lower.item(), jb.crown(fn, box, relaxation="tight").lower.item()
-      (0.0, -1.5)
+      (-1.5, -2.5)
       >>> jb.intersect(jb.crown(fn, box, relaxation="tight"), jb.crown(fn, box)).lower.item()
-      0.0
+      -1.5
     """
 
     def of_two(one: Interval, two: Interval) -> Interval:

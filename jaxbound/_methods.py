@@ -239,7 +239,7 @@ def alpha_crown(
       >>> import jax, jax.numpy as jnp
       >>> import jaxbound as jb
       >>> box = jb.linf_ball(jnp.array([1.0, -1.0]), 2.0)
-      >>> fn = lambda x: jax.nn.relu(x[0] + x[1]) + jax.nn.relu(x[0] - x[1]) + jax.nn.relu(-x[0])
+      >>> fn = lambda x: jax.nn.relu(x[0] + x[1]) + jax.nn.relu(x[0] - x[1]) - x.sum()
       >>> round(jb.crown(fn, box).lower.item(), 2), round(jb.alpha_crown(fn, box).lower.item(), 2)
       (-2.0, 0.0)
 

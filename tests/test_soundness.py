@@ -165,9 +165,10 @@ def test_a_point_gives_the_value(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_linear_bounds_enclose(name):
-    """At every sample; and on the region they are no looser than what the method returns."""
+    """At every sample; and on the region they are no looser than what the published method returns."""
     fn, shape = network(name)
-    region, methods = nth(regions(shape), 2), (jb.lbp, jb.crown)
+    region = nth(regions(shape), 2)
+    methods = [functools.partial(method, published=True) for method in (jb.lbp, jb.crown)]
     lines = [functools.partial(jb.linear_bounds, method=method) for method in methods]
     *found, size = by_every(fn, region, methods=(*methods, *lines, magnitude))
     slack, points = tolerance("float32", float(size)), samples(region)
@@ -178,7 +179,7 @@ def test_linear_bounds_enclose(name):
         parts = jb.concretize(linear, region)
         assert (parts.lower >= whole.lower - slack).all()
         assert (parts.upper <= whole.upper + slack).all()
-        if method is jb.crown:
+        if method.func is jb.crown:
             assert (parts.lower <= whole.lower + slack).all()
             assert (parts.upper >= whole.upper - slack).all()
 
