@@ -9,11 +9,11 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from jaxbound._activations import Activation
-from jaxbound._interval_rules import interval_rules
-from jaxbound._linear_rules import linear_rules
-from jaxbound._primitives import BY_NAME, CALLS, REARRANGE, REWRITES
-from jaxbound._relaxations import elementwise, relaxations
+from jaxbound._program.activations import Activation
+from jaxbound._program.rewrites import BY_NAME, CALLS, REARRANGE, REWRITES
+from jaxbound._rules.interval_rules import interval_rules
+from jaxbound._rules.linear_rules import linear_rules
+from jaxbound._rules.relaxations import elementwise, relaxations
 
 # Those of tests/test_layers.py and tests/test_control_flow.py.
 LAYERS = {

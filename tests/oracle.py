@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxbound as jb
-from jaxbound._ibp import interval_walk
-from jaxbound._regions import enclosing_box, is_region
+from jaxbound._bounds.regions import enclosing_box, is_region
+from jaxbound._walks.intervals import interval_walk
 
 METHODS = (jb.ibp, jb.lbp, jb.crown_ibp, jb.crown_lbp, jb.crown)
 LINEAR = METHODS[1:]

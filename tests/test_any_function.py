@@ -12,7 +12,7 @@ import programs
 import pytest
 
 import jaxbound as jb
-from jaxbound._interval_rules import interval_rules
+from jaxbound._rules.interval_rules import interval_rules
 
 MINUTES = float(os.environ.get("JAXBOUND_MINUTES", "0"))
 

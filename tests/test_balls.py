@@ -9,7 +9,7 @@ import pytest
 from oracle import assert_contains, by_every, precision, samples, values
 
 import jaxbound as jb
-from jaxbound._linear import support
+from jaxbound._bounds.linear import support
 
 RNG = np.random.default_rng(8)
 W, V = RNG.normal(size=(6, 6)), RNG.normal(size=(6, 6))

@@ -8,10 +8,10 @@ from jax.ad_checkpoint import checkpoint_name
 from test_indexing import INDEXED
 from test_rules import SHAPED, chained
 
-from jaxbound._backward import walk_back
-from jaxbound._inline import flatten
-from jaxbound._linear_rules import linear_operands, linear_rules
-from jaxbound._program import Graph, Var
+from jaxbound._program.graph import Graph, Var
+from jaxbound._program.inline import flatten
+from jaxbound._rules.linear_rules import linear_operands, linear_rules
+from jaxbound._walks.backward import walk_back
 
 RNG = np.random.default_rng(0)
 

@@ -12,10 +12,10 @@ from jax import lax
 from oracle import METHODS
 
 import jaxbound as jb
-from jaxbound import _ibp
-from jaxbound._interval_rules import interval_rules
-from jaxbound._linear_rules import linear_rules
-from jaxbound._relaxations import relaxations
+from jaxbound._rules.interval_rules import interval_rules
+from jaxbound._rules.linear_rules import linear_rules
+from jaxbound._rules.relaxations import relaxations
+from jaxbound._walks import intervals
 
 BOX = jb.linf_ball(jnp.zeros(2), 1.0)
 INTEGERS = jnp.arange(2)
@@ -104,7 +104,7 @@ def test_unsupported_primitives_are_listed(method, monkeypatch):
     def never(*_):
         raise AssertionError("a bound was computed")
 
-    monkeypatch.setattr(_ibp, "interval_step", never)
+    monkeypatch.setattr(intervals, "interval_step", never)
     model = Strange()
     variables = model.init(jax.random.key(0), jnp.zeros(2))
     with pytest.raises(jb.UnsupportedPrimitiveError) as caught:

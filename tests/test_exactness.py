@@ -10,7 +10,7 @@ from jax import lax
 from oracle import LINEAR, METHODS, assert_contains, by_every, jitted, precision, samples, values
 
 import jaxbound as jb
-from jaxbound._exactness import BOX, EXACT, LOOSE, exactness
+from jaxbound._walks.exactness import BOX, EXACT, LOOSE, exactness
 
 RNG = np.random.default_rng(4)
 W, V = RNG.normal(size=(6, 6)), RNG.normal(size=(6, 6))

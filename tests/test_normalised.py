@@ -12,7 +12,7 @@ from jax import lax
 from oracle import METHODS, assert_contains, box, precision, samples, values
 
 import jaxbound as jb
-from jaxbound import _activations as activations
+from jaxbound._program import activations
 
 mean_square = lambda x, axis: (x**2).mean(axis, keepdims=True)
 deviation = lambda x, axis: x - x.mean(axis, keepdims=True)

@@ -1,6 +1,7 @@
 """What holds for the package as a whole: layers, sizes, public names, documentation."""
 
 import ast
+import graphlib
 import inspect
 import re
 import subprocess
@@ -16,42 +17,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxbound"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# A file imports from the rows above its own only; files of one row do not know each other.
-LAYERS = [
-    {"_interval"},
-    {"_regions"},
-    {"_linear", "_specification"},
-    {"_activations"},
-    {"_sparse"},
-    {"_primitives", "_searches"},
-    {"_program"},
-    {"_control", "_complex", "_matrices"},
-    {"_indexing"},
-    {"_inline"},
-    {"_match", "_pieces"},
-    {"_joined", "_normalised", "_spellings"},
-    {"_rearranged"},
-    {"_recognise"},
-    {"_graph"},
-    {"_convolution", "_curves", "_arithmetic"},
-    {"_arrays", "_axes", "_integers", "_piecewise", "_planes", "_powers", "_waves"},
-    {"_maxima"},
-    {"_choices", "_lines", "_tables"},
-    {"_interval_rules", "_linear_rules", "_relaxations"},
-    {"_errors", "_exactness", "_windows", "_chunks", "_relaxing"},
-    {"_places"},
-    {"_crop"},
-    {"_cones"},
-    {"_ibp", "_forward", "_backward", "_single_prop"},
-    {"_rows"},
-    {"_alpha"},
-    {"_strategies"},
-    {"_call"},
-    {"_methods"},
-    {"_capacity", "_inner", "_radius", "_solver"},
-    {"reference"},
-]
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+# A file imports from its own folder and from those before it; within a folder, never in a circle.
+FOLDERS = ["_bounds", "_program", "_rules", "_locality", "_walks", "_methods", "reference"]
+APART = {"_walks/intervals", "_walks/forward", "_walks/backward"}  # the interpreters
 
 MAX_FILE, MAX_FUNCTION = 300, 40
 
@@ -73,22 +41,38 @@ def imported(tree: ast.AST) -> set[str]:
 
 
 def internal(tree: ast.AST) -> set[str]:
-    """The modules of the core that a file imports, `public` for its front door."""
-    inside = (name.split(".")[1:] for name in imported(tree) if name.split(".")[0] == "jaxbound")
-    return {parts[0] if parts and parts[0].startswith("_") else "public" for parts in inside}
+    """The files of the core that a file imports, `public` for its front door."""
+    inside = (name.split(".")[1:3] for name in imported(tree) if name.split(".")[0] == "jaxbound")
+    return {"/".join(parts) if parts and parts[0] in FOLDERS else "public" for parts in inside}
+
+
+def of_core() -> dict[str, set[str]]:
+    """The files of the core, and what they import."""
+    names = {name_of(path): path for path in FILES}
+    return {
+        name: internal(ast.parse(path.read_text()))
+        for name, path in names.items()
+        if name.split("/")[0] in FOLDERS
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_point_down(path):
     name, names = name_of(path), internal(ast.parse(path.read_text()))
+    folder = name.split("/")[0]
     if name == "__init__":
         assert "public" not in names
-    elif name.startswith(("networks/", "training/")):
+    elif folder in ("networks", "training"):
         assert names <= {"public"}, f"{name} goes past the public functions: {names}"
     else:
-        assert name in RANK, f"give {name} a place in LAYERS"
-        above = {other for other in names if RANK.get(other, len(LAYERS)) >= RANK[name]}
+        known = FOLDERS[: FOLDERS.index(folder) + 1]
+        above = {other for other in names if other.split("/")[0] not in known}
         assert not above, f"{name} must not import {above}"
+        assert name not in APART or not names & APART, f"{name} knows another interpreter"
+
+
+def test_no_circle_of_imports():
+    graphlib.TopologicalSorter(of_core()).prepare()
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

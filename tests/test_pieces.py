@@ -11,9 +11,9 @@ import pytest
 from oracle import DTYPES, KINDS, precision
 
 import jaxbound as jb
-from jaxbound import _piecewise as piecewise
-from jaxbound._activations import quadratic_pieces, straight_pieces
-from jaxbound._curves import Choice
+from jaxbound._program.activations import quadratic_pieces, straight_pieces
+from jaxbound._rules import piecewise
+from jaxbound._rules.curves import Choice
 
 BOX = jb.linf_ball(jnp.array([0.3, -1.2, 2.0]), 0.5)
 

@@ -14,7 +14,7 @@ from test_golden import FUNCTIONS, W1, W2, W3, b1, b2, b3
 
 import jaxbound as jb
 from jaxbound import reference
-from jaxbound._relaxations import kinked
+from jaxbound._rules.relaxations import kinked
 
 SLACK = 1e-6  # of the solver, and of rounding
 

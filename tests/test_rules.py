@@ -32,13 +32,13 @@ from oracle import (
 )
 
 import jaxbound as jb
-from jaxbound._activations import Activation
-from jaxbound._control import CONTROL
-from jaxbound._indexing import INDEXED
-from jaxbound._interval_rules import interval_rules
-from jaxbound._linear_rules import linear_rules
-from jaxbound._primitives import REWRITES
-from jaxbound._relaxations import kinked, relaxations
+from jaxbound._program.activations import Activation
+from jaxbound._program.control import CONTROL
+from jaxbound._program.indexing import INDEXED
+from jaxbound._program.rewrites import REWRITES
+from jaxbound._rules.interval_rules import interval_rules
+from jaxbound._rules.linear_rules import linear_rules
+from jaxbound._rules.relaxations import kinked, relaxations
 
 # ---------------------------------------------------------------- functions of one variable
 

@@ -11,7 +11,7 @@ from jax import lax
 from oracle import assert_contains, box, by_every, samples, values
 
 import jaxbound as jb
-from jaxbound._linear_rules import linear_operands
+from jaxbound._rules.linear_rules import linear_operands
 
 softmax = functools.partial(jax.nn.softmax, axis=-1)
 exp, log = jnp.exp, jnp.log

@@ -13,8 +13,9 @@ from jax import lax
 from oracle import DTYPES, KINDS, METHODS, precision
 
 import jaxbound as jb
-from jaxbound import _backward, _chunks, _convolution, _rows
-from jaxbound._relaxations import kinked
+from jaxbound._rules import convolution
+from jaxbound._rules.relaxations import kinked
+from jaxbound._walks import backward, chunks, rows
 
 RNG = np.random.default_rng(6)
 KERNEL, DENSE = RNG.normal(size=(3, 2, 2, 2)), RNG.normal(size=(2, 27)) / 4
@@ -220,9 +221,9 @@ def test_ways_through_a_convolution(name, monkeypatch):
     with precision("float64"):
         x, kernel = jnp.asarray(RNG.normal(size=shape)), jnp.asarray(RNG.normal(size=kernel_shape))
         usual = jax.jit(lambda k: rows_of(x, k, options))(kernel)
-        monkeypatch.setattr(_convolution, "TAP_ELEMENTS", 1)
+        monkeypatch.setattr(convolution, "TAP_ELEMENTS", 1)
         chunks = jax.jit(lambda k: rows_of(x, k, options))(kernel)
-        monkeypatch.setattr(_convolution, "_by_taps", _convolution._by_convolution)
+        monkeypatch.setattr(convolution, "_by_taps", convolution._by_convolution)
         other = jax.jit(lambda k: rows_of(x, k, options))(kernel)
     np.testing.assert_allclose(chunks, usual, atol=1e-12)
     np.testing.assert_allclose(other, usual, atol=1e-12)
@@ -255,7 +256,7 @@ def test_where_rows_start(name):
     for eqn in graph.equations:
         env |= {} if eqn.moving else eqn.evaluate(env)
     (out,) = graph.outputs
-    start, *_ = _backward.unit_rows(graph, out, jnp.arange(2), env)
+    start, *_ = backward.unit_rows(graph, out, jnp.arange(2), env)
     summed = {eqn.outputs[0] for eqn in graph.equations if eqn.primitive is lax.dot_general_p}
     assert (start not in summed | {out}) == picked
 
@@ -300,7 +301,7 @@ def test_undecided_rows_of_a_batch(monkeypatch):
         of_one = jax.value_and_grad(loss, (0, 1), has_aux=True)
         of_batch = lambda: jax.jit(jax.vmap(lambda x: of_one(W, B, x)))(CENTERS)
         found = of_batch()
-        monkeypatch.setattr(_rows, "unit_rows", of_units)
+        monkeypatch.setattr(rows, "unit_rows", of_units)
         jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-12), found, of_batch())
 
 
@@ -335,7 +336,7 @@ def test_examples_are_counted():
     seen = []
 
     def fn(x, y):
-        seen.append(_chunks.examples({"x": x, "y": y}))
+        seen.append(chunks.examples({"x": x, "y": y}))
         return x * y
 
     both = jax.vmap(jax.vmap(fn, (0, None)), (None, 0))

@@ -11,10 +11,9 @@ import pytest
 from oracle import assert_contains, jitted, precision, samples, values
 
 import jaxbound as jb
-from jaxbound import _forward as forward
-from jaxbound import _rows as rows
-from jaxbound._cones import cone
-from jaxbound._ibp import relaxed_operands
+from jaxbound._locality.reach import cone
+from jaxbound._walks import forward, rows
+from jaxbound._walks.intervals import relaxed_operands
 
 IMAGE = (12, 12, 2)
 

@@ -1,0 +1,1 @@
+"""Intervals, input sets and affine functions of the inputs."""

@@ -1,0 +1,248 @@
+"""Locality: the part of a graph that an element depends on, or that it reaches, where that is small.
+
+A neuron of a convolutional net reads a window of each earlier value, and a pixel reaches one of each
+later value. The graph of these windows is a graph of the same equations on small arrays, the same for
+all places; what lies outside of an image is multiplied by 0 where a sum would read it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxbound._bounds.linear import once
+from jaxbound._locality.slices import cut, first, inside, joined, moved
+from jaxbound._locality.windows import (
+    Needs,
+    Span,
+    Window,
+    all_of,
+    apart,
+    leaves,
+    long,
+    needs_of,
+    sizes,
+    union,
+)
+from jaxbound._program.graph import Atom, Constant, Equation, Graph, Var, read, shape_of
+from jaxbound._program.inline import flatten
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """The graph of the windows at one place.
+
+    Attributes:
+      graph: its equations, on windows.
+      target: the variable that stands for a window of the target.
+      shape: of all of the target.
+      window: of the target.
+      counts: places along every axis.
+      parts: what each variable is: a window of an atom of the whole graph.
+      masks: 1 inside of a value of this shape, 0 outside.
+      starts: where a span starts.
+    """
+
+    graph: Graph
+    target: Var
+    shape: tuple[int, ...]
+    window: Window
+    counts: tuple[int, ...]
+    parts: dict[Var, tuple[Atom, Window | None]]
+    masks: dict[Var, tuple[Window, tuple[int, ...]]]
+    starts: dict[Var, Span]
+
+    def at(self, place: Sequence[Any], env: dict[Var, Any], regions: dict[Var, Any], alphas):
+        """The values, input regions and alphas of the graph at one place."""
+        here = {
+            new: cut(read(env, atom), window, new.shape, place)
+            for new, (atom, window) in self.parts.items()
+        }
+        for mask, (window, shape) in self.masks.items():
+            here[mask] = inside(window, shape, place).reshape(mask.shape).astype(mask.dtype)
+        here |= {var: first(span, place).astype(var.dtype) for var, span in self.starts.items()}
+        for eqn in self.graph.equations:
+            if not eqn.moving:
+                here |= eqn.evaluate(here)
+        inputs = {}
+        for new in self.graph.inputs:
+            atom, window = self.parts[new]
+            part = cut(regions[cast(Var, atom)], window, new.shape, place)
+            inputs[new] = jax.tree.map(once, part)
+        sides = {
+            new: {side: cut(x, window, new.shape, place) for side, x in alphas[atom].items()}
+            for new, (atom, window) in self.parts.items()
+            if atom in alphas
+        }
+        return here, inputs, sides
+
+    def inside(self, var: Var, place: Sequence[Any]):
+        """Which elements of its window lie in the value that ``var`` stands for."""
+        atom, window = self.parts[var]
+        return inside(cast(Window, window), shape_of(atom), place)
+
+    def by_elements(self, x):
+        """``[places, elements of a block, ...]`` -> a leading axis of the elements of all of the source."""
+        atom, window = self.parts[self.graph.inputs[0]]
+        found = joined(x, self.counts, sizes(cast(Window, window)))
+        return found[tuple(map(slice, shape_of(atom)))].reshape(-1, *x.shape[2:])
+
+    def embedded(self, x, place: Sequence[Any]):
+        """A window ``[K, *target.shape]`` in all of the target, with zeros elsewhere."""
+        whole = tuple(map(all_of, self.shape))
+        spans = [span for span in self.window if span.axis is not None]
+        starts = [first(span, place).astype(jnp.int32) for span in spans]
+        move = functools.partial(moved, window=whole, of=self.window)
+        return jax.vmap(lambda x: move(x, *starts))(x).reshape(len(x), *self.shape)
+
+
+def crop(graph: Graph, target: Var) -> Crop | None:
+    """The windows that one position of ``target`` depends on; None: they are no smaller than all."""
+    axes = {axis for axis, size in enumerate(target.shape) if size > 1}
+    while axes:
+        found = _plan(graph, target, axes)
+        if not isinstance(found, set):
+            break
+        axes -= found
+    else:
+        return None
+    windows, steps = found
+    cropped = sum(math.prod(sizes(window)) for window in windows.values())
+    if 2 * cropped > sum(var.size for var in windows):
+        return None
+    counts = [n if axis in axes else 1 for axis, n in enumerate(target.shape)]
+    return build(graph, target, counts, windows, steps)
+
+
+def _plan(graph: Graph, target: Var, axes: set[int]):
+    """Windows of all values behind ``target``, and the equations with their needs; or lost axes."""
+    start = (Span(i, 1, 0, 1) if i in axes else all_of(n) for i, n in enumerate(target.shape))
+    windows: dict[Var, Window] = {target: tuple(start)}
+    steps = []
+    for eqn in reversed(graph.equations):
+        if not eqn.moving or not any(out in windows for out in eqn.outputs):
+            continue
+        single = len(eqn.outputs) == 1
+        needs = needs_of(eqn, windows[eqn.outputs[0]]) if single else set(axes)
+        if not isinstance(needs, Needs):
+            return needs
+        steps.append((eqn, needs))
+        for i, var in eqn.moving.items():
+            reads = needs.windows[i] or ()
+            found = windows.get(var, reads)
+            if lost := apart(found, reads):
+                return lost
+            windows[var] = union(found, reads)
+    return windows, steps[::-1]
+
+
+def build(
+    graph: Graph, target: Var, counts: Sequence[int], windows: dict[Var, Window], steps
+) -> Crop:
+    """The equations ``steps``, pairs of one and its needs, on windows."""
+    made = _Cropper(counts, windows)
+    for eqn, needs in steps:
+        made.add(eqn, needs)
+    inputs = tuple(made.whole[var] for var in graph.inputs if var in windows)
+    small, new = (
+        Graph(inputs, tuple(made.equations), (made.whole[target],), None),
+        made.whole[target],
+    )
+    where = (made.parts, made.masks, made.starts)
+    return Crop(small, new, target.shape, windows[target], tuple(counts), *where)
+
+
+class _Cropper:
+    """Writes the equations on windows.
+
+    Axes of length 1 are dropped wherever elements are treated one by one: XLA:CPU (jaxlib 0.10.2)
+    crashes on sums of products of high rank that have such axes.
+    """
+
+    def __init__(self, counts: Sequence[int], windows: dict[Var, Window]):
+        self.counts, self.windows = counts, windows
+        self.parts: dict[Var, tuple[Atom, Window | None]] = {}
+        self.masks: dict[Var, tuple[Window, tuple[int, ...]]] = {}
+        self.starts: dict[Var, Span] = {}
+        self.equations: list[Equation] = []
+        self.whole = {var: self.part(var, window) for var, window in windows.items()}
+
+    def add(self, eqn: Equation, needs: Needs) -> None:
+        (out,) = eqn.outputs
+        kept = functools.partial(
+            _kept, short=[needs.each and span.size == 1 for span in self.windows[out]]
+        )
+        inputs = tuple(
+            self.operand(eqn, atom, window, needs.sums, kept(window))
+            for atom, window in zip(eqn.inputs, needs.windows, strict=True)
+        )
+        shape, whole = kept(self.windows[out]), self.whole[out]
+        result = whole if shape == whole.shape else self.part(out, self.windows[out], shape)
+        new = dataclasses.replace(eqn, inputs=inputs, outputs=(result,), params=needs.params)
+        self.equations.append(new)
+        if result is not whole:
+            self.emit(eqn, functools.partial(lax.reshape, new_sizes=whole.shape), [result], whole)
+
+    def operand(self, eqn, atom: Atom, window: Window | None, sums: bool, shape) -> Atom:
+        if isinstance(atom, Constant) or not atom.uncertain or window is None:
+            bare = isinstance(atom, Constant) and not window
+            return atom if bare else self.part(atom, window, shape)
+        source = self.whole[atom]
+        if window != self.windows[atom]:
+            source = self.move(eqn, atom, window)
+        if sums and leaves(window, atom.shape, self.counts):
+            mask = Var(source.shape, source.dtype, False)
+            self.masks[mask] = window, atom.shape
+            source = self.emit(eqn, lax.mul, [source, mask], self.part(atom, window))
+        if source.shape == shape:
+            return source
+        bent = functools.partial(lax.reshape, new_sizes=shape)
+        return self.emit(eqn, bent, [source], self.part(atom, window, shape))
+
+    def move(self, eqn: Equation, atom: Var, window: Window) -> Var:
+        """Another window of a value than the one that there is."""
+        of, starts = self.windows[atom], []
+        for span, kept in zip(of, window, strict=True):
+            if span.axis != kept.axis:
+                starts.append(Var((), jnp.int32, False))
+                self.starts[starts[-1]] = span
+        fn = functools.partial(moved, window=window, of=of)
+        return self.emit(eqn, fn, [self.whole[atom], *starts], self.part(atom, window))
+
+    def part(self, atom: Atom, window: Window | None, shape=None) -> Var:
+        shape = shape_of(atom) if window is None else long(window) if shape is None else shape
+        new = Var(shape, _dtype(atom), atom.uncertain)
+        self.parts[new] = atom, window
+        return new
+
+    def emit(self, eqn: Equation, fn, inputs: list[Var], out: Var) -> Var:
+        """Equations of our own, as JAX traces them."""
+        avals = [jax.ShapeDtypeStruct(var.shape, var.dtype) for var in inputs]
+        traced = flatten(fn, avals, [var.uncertain for var in inputs])
+        names: dict[Any, Any] = dict(zip(traced.inputs, inputs, strict=True))
+        names[traced.outputs[0]] = out
+        for step in traced.equations:
+            old, new = (
+                tuple(names.get(v, v) for v in side) for side in (step.inputs, step.outputs)
+            )
+            place = {"layer": eqn.layer, "sources": eqn.sources}
+            self.equations.append(dataclasses.replace(step, inputs=old, outputs=new, **place))
+        return out
+
+
+def _kept(window: Window | None, short: Sequence[bool]) -> tuple[int, ...]:
+    """The lengths of a window, or of one with as many axes, without those that are short."""
+    lengths = sizes(window or ())
+    same = len(lengths) == len(short)
+    return tuple(n for i, n in enumerate(lengths) if not (same and short[i]))
+
+
+def _dtype(atom: Atom):
+    return jnp.result_type(atom.value) if isinstance(atom, Constant) else atom.dtype

@@ -1,0 +1,78 @@
+"""Windows of arrays: what lies at one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, cast
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxbound._bounds.interval import Interval
+from jaxbound._bounds.regions import LpBall
+from jaxbound._locality.windows import Span, Window, long, sizes
+
+
+def first(span: Span, place: Sequence[Any]):
+    """Where a span starts."""
+    return span.stride * place[cast(int, span.axis)] + span.offset
+
+
+def cut(value, window: Window | None, shape, place):
+    """A window of an array, an `Interval` or an `LpBall`; beyond the edge, the edge again."""
+    part = functools.partial(cut, window=window, shape=shape, place=place)
+    if isinstance(value, Interval):
+        return Interval(part(value.lower), part(value.upper))
+    if isinstance(value, LpBall):
+        clip = None if value.clip is None else part(value.clip)
+        return dataclasses.replace(value, center=part(value.center), clip=clip)
+    if window is None:
+        return value
+    for axis, span in enumerate(window):
+        if span.axis is not None:
+            at = jnp.clip(first(span, place) + jnp.arange(span.size), 0, value.shape[axis] - 1)
+            value = jnp.take(value, at, axis, mode="clip")
+    return jnp.reshape(value, shape)
+
+
+def inside(window: Window, shape: Sequence[int], place):
+    """Which elements of a window lie in a value of this shape."""
+    found = jnp.ones(sizes(window), bool)
+    for axis, (span, n) in enumerate(zip(window, shape, strict=True)):
+        if span.axis is not None:
+            at = first(span, place) + lax.broadcasted_iota(int, found.shape, axis)
+            found &= (at >= 0) & (at < n)
+    return found
+
+
+def moved(x, *starts, window: Window, of: Window):
+    """A window out of the values of another, with zeros where that does not reach.
+
+    ``starts``: where the spans of ``of`` start that are all of an axis in ``window``.
+    """
+    x, start = lax.reshape(x, sizes(of)), iter(starts)
+    for axis, (new, old) in enumerate(zip(window, of, strict=True)):
+        if new.axis != old.axis:
+            at = jnp.arange(new.size, dtype=jnp.int32) - next(start)
+            others = [i for i in range(x.ndim) if i != axis]
+            there = lax.expand_dims((at >= 0) & (at < old.size), others)
+            x = jnp.take(x, jnp.clip(at, 0, old.size - 1), axis, mode="clip")
+            x = x * there.astype(x.dtype)
+    edges = [
+        (old.offset - new.offset, new.offset + new.size - old.offset - old.size, 0)
+        if new.axis == old.axis
+        else (0, 0, 0)
+        for new, old in zip(window, of, strict=True)
+    ]
+    return lax.reshape(lax.pad(x, jnp.zeros((), x.dtype), edges), long(window))
+
+
+def joined(x, counts: Sequence[int], block: Sequence[int]):
+    """Blocks side by side: ``[places, elements of a block, ...]`` -> ``[*counts * block, ...]``."""
+    n, rest = len(counts), x.shape[2:]
+    split = x.reshape(*counts, *block, *rest)
+    axes = [axis for i in range(n) for axis in (i, n + i)]
+    full = [c * b for c, b in zip(counts, block, strict=True)]
+    return split.transpose(*axes, *range(2 * n, split.ndim)).reshape(*full, *rest)

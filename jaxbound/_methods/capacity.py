@@ -1,0 +1,64 @@
+"""How many rows a walk back needs: what to pass to `crown` as its ``capacity``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxbound._methods.prepare import names_of, precision, prepare
+from jaxbound._methods.published import RECIPES, ibp, resolve
+from jaxbound._methods.recipes import undecided as undecided_elements
+from jaxbound._program.graph import Var
+
+
+def undecided(fn, *args, method=ibp, **options) -> dict[str, Any]:
+    """How many elements of each operand could gain from walking back, on the intervals of ``method``.
+
+    Those whose two lines differ on the interval that is known before `crown` walks back from them:
+    for relu, the neurons of unknown sign. Where this is more than `crown`'s ``capacity``, the rest
+    keep their intervals.
+
+    Args:
+      fn: as for the method.
+      *args: as for the method.
+      method: `ibp` for a quick estimate from above, `crown` for what it meets.
+      **options: of the method.
+
+    Returns:
+      Dict from the names of `intermediate_bounds` to integers.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxbound as jb
+      >>> box = jb.linf_ball(jnp.array([-3.0, 0.5, 0.1]), 1.0)
+      >>> found = jb.undecided(lambda x: jax.nn.relu(x @ jnp.eye(3) @ jnp.eye(3)), box)
+      >>> [count.item() for count in found.values()]
+      [2]
+    """
+    method, options = resolve(method, options)
+    counts: dict[Var, Any] = {}
+
+    def count(walk, var) -> None:
+        counts[var] = undecided_elements(walk, var).sum()
+
+    options.setdefault("capacity", sys.maxsize)  # the decided keep their intervals, as they will
+    with precision():
+        walk = prepare(RECIPES[method], fn, args, before=count, **options)
+    return {name: counts[var] for name, var in names_of(walk.graph).items() if var in counts}
+
+
+def capacities(counts: dict[str, Any]) -> dict[str, int]:
+    """Counts of `undecided`, alone or of a batch, as a ``capacity`` of `crown`: the next powers of two.
+
+    Powers of two, so that counts which differ a little do not compile anew.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxbound as jb
+      >>> jb.capacities({"Conv_0:0": jnp.array([3, 100]), "Dense_0:0": jnp.array([0, 0])})
+      {'Conv_0:0': 128, 'Dense_0:0': 1}
+    """
+    largest = {name: int(jnp.max(count)) for name, count in counts.items()}
+    return {name: 1 << max(0, count - 1).bit_length() for name, count in largest.items()}

@@ -1,0 +1,139 @@
+"""What a method finds on its way: intermediate bounds, linear bounds, alphas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxbound._bounds.interval import Interval
+from jaxbound._bounds.linear import LinearBounds
+from jaxbound._methods.prepare import lines_of, names_of, outputs, precision, prepare
+from jaxbound._methods.published import RECIPES, crown, resolve
+from jaxbound._program.graph import Var
+from jaxbound._walks.rows import linear_bounds_of
+
+
+def linear_bounds(fn, *args, method=crown, **options):
+    """The linear bounds behind a method: ``<lower_coeffs, x> + lower_offset <= fn(x) <= ...``.
+
+    Args:
+      fn: as for the method.
+      *args: as for the method.
+      method: `lbp`, `crown_ibp`, `crown_lbp` or `crown` (or a `functools.partial` of one).
+      **options: of the method (``early`` changes intermediate bounds alone).
+
+    Returns:
+      `LinearBounds` with respect to the uncertain leaves of ``args``, in the tree of ``fn``'s output.
+
+    Raises:
+      ValueError: the method has no linear bounds. Else as the method.
+      MemoryError: the device cannot hold all coefficients.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxbound as jb
+      >>> box = jb.linf_ball(jnp.array([1.0, 2.0]), 0.5)
+      >>> linear = jb.linear_bounds(lambda x: 3.0 * jax.nn.relu(x), box)
+      >>> linear.lower_coeffs[0].tolist()
+      [[3.0, 0.0], [0.0, 3.0]]
+    """
+    method, options = resolve(method, options)
+    recipe = RECIPES[method]
+    rows = recipe.rows
+    if rows is None:
+        raise ValueError(
+            f"method={method.__name__} has no linear bounds; expected lbp, crown or the like"
+        )
+    with precision():
+        walk = prepare(recipe, fn, args, **options)
+
+        def constant(low, high) -> LinearBounds:
+            zeros = tuple(jnp.zeros((*low.shape, *v.shape), v.dtype) for v in walk.regions)
+            return LinearBounds(zeros, low, zeros, high)
+
+        def of(var: Var) -> LinearBounds:
+            if var.is_float:
+                return linear_bounds_of(rows, walk, var)
+            return constant(walk.env[var].lower, walk.env[var].upper)
+
+        return outputs(walk, of, lambda value: constant(value, value))
+
+
+def intermediate_bounds(fn, *args, method=crown, **options) -> dict[str, Interval]:
+    """Intervals of the operands of non-linear equations: ``lower <= operand(x) <= upper``.
+
+    Args:
+      fn: as for the method.
+      *args: as for the method.
+      method: any method, or a `functools.partial` of one.
+      **options: of the method.
+
+    Returns:
+      Dict in graph order, keyed by the Flax layer that made the operand (else the user's line) and
+      a counter. Every method takes it (or a part of it) back as ``intermediates=``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxbound as jb
+      >>> found = jb.intermediate_bounds(jax.nn.relu, jb.linf_ball(jnp.zeros(2), 1.0))
+      >>> found["input:0"].upper.tolist()
+      [1.0, 1.0]
+    """
+    method, options = resolve(method, options)
+    with precision():
+        walk = prepare(RECIPES[method], fn, args, **options)
+        return {name: walk.env[var] for name, var in names_of(walk.graph).items()}
+
+
+def alphas(fn, *args, method=crown, **options) -> dict[str, dict[str, Any]]:
+    """Where the lines of a method lie that are free: 0 at one of two extremes, 1 at the other.
+
+    Any values in [0, 1] give sound lines: changed, they are the ``relaxation=`` of any method but `ibp`.
+
+    - "lower" of a relu is the slope below; of leaky_relu, abs and the like, between their two slopes; of
+      ``minimum(x, c)`` it is "upper", and 0 is the slope 1.
+    - Of a ParamRamp or a clip, 0 is the outer slope, below and above.
+    - Of a tangent (sigmoid, exp, log), 0 is the leftmost point; of gelu, silu and mish, the least slope.
+    - Of a product, 0 and 1 are McCormick's planes; of a maximum, the least and the greatest level.
+
+    Args:
+      fn: as for the method.
+      *args: as for the method.
+      method: `lbp`, `crown_ibp`, `crown_lbp` or `crown` (or a `functools.partial` of one). The alphas
+        that `alpha_crown` finds are each output's own, and not kept.
+      **options: of the method.
+
+    Returns:
+      Dict in graph order, keyed like `intermediate_bounds` (with a counter where an operand has several
+      equations), of dicts by "lower" and "upper" of arrays of the shape of the equation's value.
+
+    Raises:
+      ValueError: the method has no free lines.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxbound as jb
+      >>> box = jb.linf_ball(jnp.array([0.2, -0.2]), 1.0)
+      >>> found = jb.alphas(jax.nn.relu, box)
+      >>> found["input:0"]["lower"].tolist()
+      [1.0, 0.0]
+      >>> halves = jax.tree.map(lambda alpha: 0 * alpha + 0.5, found)
+      >>> fn = lambda x: jax.nn.relu(x) @ jnp.array([1.0, -1.0]) - x[0]
+      >>> [round(jb.crown(fn, box, relaxation=r).lower.item(), 2) for r in ("adaptive", halves)]
+      [-0.8, -1.4]
+    """
+    method, options = resolve(method, options)
+    if RECIPES[method].rows is None:
+        raise ValueError(
+            f"method={method.__name__} has no alphas to show; expected lbp, crown or the like"
+        )
+    with precision():
+        walk = prepare(RECIPES[method], fn, args, **options)
+        named = {out: name for name, out in lines_of(walk.graph).items()}
+        found = {
+            named[eqn.outputs[0]]: walk.relax(eqn).alphas
+            for eqn in walk.graph.equations
+            if eqn.outputs[0] in named
+        }
+        return {name: sides for name, sides in found.items() if sides}

@@ -1,0 +1,118 @@
+"""A program as data: variables, constants, equations, and the graph they form."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbound._bounds.regions import arrays_of
+
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # of the whole package
+_LIBRARIES = ("site-packages", "dist-packages", "<frozen")
+
+
+class Var:
+    """A value of the graph: its shape, dtype, and whether an uncertain input reaches it."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, uncertain: bool):
+        self.shape, self.dtype, self.uncertain = tuple(shape), dtype, uncertain
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def is_float(self) -> bool:
+        return jnp.issubdtype(self.dtype, jnp.floating)
+
+
+class Constant:
+    """A known value: a literal or something the function closed over."""
+
+    uncertain = False
+
+    def __init__(self, value: Any):
+        self.value = value
+
+
+Atom = Var | Constant
+
+
+def shape_of(atom: Atom) -> tuple[int, ...]:
+    return jnp.shape(atom.value) if isinstance(atom, Constant) else atom.shape
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Equation:
+    """``outputs = primitive(*inputs, **params)``, and where the user wrote it."""
+
+    primitive: Any
+    inputs: tuple[Atom, ...]
+    outputs: tuple[Var, ...]
+    params: dict[str, Any]
+    layer: str
+    sources: tuple[Any, ...]  # source infos, innermost call first
+
+    @property
+    def moving(self) -> dict[int, Var]:
+        """The uncertain operands by position."""
+        return {i: a for i, a in enumerate(self.inputs) if isinstance(a, Var) and a.uncertain}
+
+    @property
+    def uncertain(self) -> tuple[bool, ...]:
+        return tuple(atom.uncertain for atom in self.inputs)
+
+    def bind(self, *operands) -> list[Any]:
+        """Evaluates the equation on arrays; always a list of outputs."""
+        outs = self.primitive.bind(*operands, **self.params)
+        return list(outs) if isinstance(outs, list | tuple) else [outs]
+
+    def evaluate(self, env: dict[Var, Any]) -> dict[Var, Any]:
+        """The outputs, read from and keyed like ``env``."""
+        return dict(zip(self.outputs, self.bind(*(read(env, a) for a in self.inputs)), strict=True))
+
+    @property
+    def line(self) -> str:
+        """The user's file and line: the innermost frame outside of installed libraries."""
+        for info in self.sources:
+            for frame in info.traceback.frames if info.traceback is not None else ():
+                if not frame.file_name.startswith(_HERE) and not any(
+                    part in frame.file_name for part in _LIBRARIES
+                ):
+                    return f"{frame.file_name}:{frame.line_num}"
+        return "unknown line"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """A traced function; ``evaluate`` gives the function again."""
+
+    inputs: tuple[Var, ...]
+    equations: tuple[Equation, ...]
+    outputs: tuple[Atom, ...]
+    out_tree: Any
+
+    def evaluate(self, *args):
+        """The function's value at ``args`` (arrays in place of uncertain leaves)."""
+        env = dict(zip(self.inputs, arrays_of(args)[0], strict=True))
+        for eqn in self.equations:
+            env.update(eqn.evaluate(env))
+        return jax.tree.unflatten(self.out_tree, [read(env, a) for a in self.outputs])
+
+    def before(self, var: Var) -> list[Equation]:
+        """The equations on uncertain values that ``var`` depends on."""
+        live, found = {var}, []
+        for eqn in reversed(self.equations):
+            if eqn.moving and live & set(eqn.outputs):
+                live |= set(eqn.moving.values())
+                found.append(eqn)
+        return found[::-1]
+
+
+def read(env: dict[Var, Any], atom: Atom) -> Any:
+    return atom.value if isinstance(atom, Constant) else env[atom]

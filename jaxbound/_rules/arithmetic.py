@@ -1,0 +1,256 @@
+"""Interval arithmetic: operands are `Interval` where uncertain, arrays where known."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxbound._bounds.interval import Interval, intersect
+
+
+def ends(x) -> tuple[Any, Any]:
+    return (x.lower, x.upper) if isinstance(x, Interval) else (x, x)
+
+
+def neg(x, **_):
+    return Interval(-x.upper, -x.lower)
+
+
+def sub(x, y, **_):
+    (xl, xu), (yl, yu) = ends(x), ends(y)
+    return Interval(lax.sub(xl, yu), lax.sub(xu, yl))
+
+
+def decreasing(primitive) -> Callable[..., Interval]:
+    """Never increasing: the ends change places."""
+
+    def bound(x, **params):
+        return Interval(*(primitive.bind(end, **params) for end in (x.upper, x.lower)))
+
+    return bound
+
+
+def is_nan(x: Interval) -> Interval:
+    """Impossible between finite ends."""
+    return Interval(jnp.zeros(x.shape, bool), ~(jnp.isfinite(x.lower) & jnp.isfinite(x.upper)))
+
+
+def times(a, b):
+    """``a * b`` with ``0 * inf = 0``; infinite operands have no gradient."""
+    infinite, zero = jnp.isinf(a) | jnp.isinf(b), (a == 0) | (b == 0)
+    found = lax.mul(*(jnp.where(infinite, 1, z).astype(jnp.result_type(z)) for z in (a, b)))
+    beyond = lax.mul(*lax.stop_gradient((a, b)))
+    return jnp.where(infinite, jnp.where(zero, 0, beyond), found)
+
+
+def mul(x, y, **_):
+    if not isinstance(y, Interval):
+        x, y = y, x
+    (xl, xu), (yl, yu) = ends(x), ends(y)
+    if not isinstance(
+        x, Interval
+    ):  # also right for the coefficients of linear bounds, where l > u occurs
+        low, high, ahead = times(x, yl), times(x, yu), x >= 0
+        return Interval(jnp.where(ahead, low, high), jnp.where(ahead, high, low))
+    products = [times(a, b) for a in (xl, xu) for b in (yl, yu)]
+    return Interval(fold(lax.min, products), fold(lax.max, products))
+
+
+def div(x, y, **_):
+    """Extreme at the ends of both operands; unbounded where the divisor may be 0.
+
+    By a known divisor it is also right for the coefficients of linear bounds, where l > u occurs.
+    """
+    (xl, xu), (yl, yu) = ends(x), ends(y)
+    if jnp.issubdtype(jnp.result_type(xl), jnp.integer):
+        return image(lambda z: lax.div(z, y), x)
+    pole = (yl <= 0) & (yu >= 0)
+    yl, yu = (jnp.where(pole, jnp.ones_like(end), end) for end in (yl, yu))
+    if not isinstance(y, Interval):
+        low, high, ahead = lax.div(*same_shape(xl, yl)), lax.div(*same_shape(xu, yl)), yl > 0
+        low, high = jnp.where(ahead, low, high), jnp.where(ahead, high, low)
+    else:
+        quotients = [
+            _over(*same_shape(a, b))
+            for a in {id(e): e for e in (xl, xu)}.values()
+            for b in (yl, yu)
+        ]
+        low, high = fold(lax.min, quotients), fold(lax.max, quotients)
+    return Interval(jnp.where(pole, -jnp.inf, low), jnp.where(pole, jnp.inf, high))
+
+
+def _over(a, b):
+    """``a / b``; 0 for two infinite ends, which every finite ``a`` tends to."""
+    both = jnp.isinf(a) & jnp.isinf(b)
+    return jnp.where(both, 0, lax.div(jnp.where(both, 0, a), b))
+
+
+def same_shape(*arrays):
+    """Scalars beside arrays, as literals of a program are."""
+    return jnp.broadcast_arrays(*arrays)
+
+
+def rem(x, y, **_):
+    """What division by a known ``y`` leaves: the sign of ``x``, below ``|y|``; rising between multiples of ``y``.
+
+    Integers by 0 stay what they are in XLA; the least integer has no ``|y|``.
+    """
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        whole = (y == 0) | (jnp.abs(y) < 0)
+        found = _remainder(x, jnp.where(whole, 1, y))
+        low, high = jnp.minimum(x.lower, 0), jnp.maximum(x.upper, 0)
+        return Interval(jnp.where(whole, low, found.lower), jnp.where(whole, high, found.upper))
+    return _remainder(x, y)
+
+
+def _remainder(x: Interval, y) -> Interval:
+    size, low, high = jnp.abs(y), lax.rem(x.lower, y), lax.rem(x.upper, y)
+    most = size if jnp.issubdtype(x.dtype, jnp.floating) else size - 1
+    near = jnp.clip(x.lower, -most, 0), jnp.clip(x.upper, 0, most)
+    rising = same_multiple(x, y)
+    return Interval(jnp.where(rising, low, near[0]), jnp.where(rising, high, near[1]))
+
+
+def same_multiple(x: Interval, y):
+    """Whether no multiple of ``y`` (other than 0, where the remainder is continuous) lies in ``x``.
+
+    On one side of 0 and over less than ``|y|``, the remainder falls only where it crosses a multiple.
+    """
+    one_side = (x.lower >= 0) | (x.upper <= 0)
+    short = (x.upper - x.lower < jnp.abs(y)) & (lax.rem(x.lower, y) <= lax.rem(x.upper, y))
+    inside = (-jnp.abs(y) < x.lower) & (x.upper < jnp.abs(y))
+    return inside | (one_side & short)
+
+
+def next_after(x, y, **_):
+    """At most one number further."""
+    shape = jnp.broadcast_shapes(*(jnp.shape(ends(z)[0]) for z in (x, y)))
+    low, high = (jnp.broadcast_to(end, shape) for end in ends(x))
+    below, above = (jnp.full_like(end, sign * jnp.inf) for end, sign in ((low, -1), (high, 1)))
+    return Interval(lax.nextafter(low, below), lax.nextafter(high, above))
+
+
+def bilinear(primitive, radius):
+    """The product of the centres, ``+- radius(x, y)``; of two uncertain operands, also by their signs."""
+
+    def bound(x, y, **params):
+        center = primitive.bind(_midpoint(x)[0], _midpoint(y)[0], **params)
+        r = radius(x, y, **params)
+        found = Interval(center - r, center + r)
+        if not (isinstance(x, Interval) and isinstance(y, Interval)):
+            return found
+        return intersect(found, by_signs(functools.partial(primitive.bind, **params), x, y))
+
+    return bound
+
+
+def by_signs(product, x, y) -> Interval:
+    """By the positive and negative parts of both, whose products are monotone: exact unless both change sign."""
+    (xl, xu), (yl, yu) = (
+        [(jnp.maximum(end, 0), jnp.minimum(end, 0)) for end in ends(z)] for z in (x, y)
+    )
+    least = ((xl[0], yl[0]), (xu[0], yl[1]), (xl[1], yu[0]), (xu[1], yu[1]))
+    most = ((xu[0], yu[0]), (xl[0], yu[1]), (xu[1], yl[0]), (xl[1], yl[1]))
+    return Interval(*(sum(product(a, b) for a, b in pairs) for pairs in (least, most)))
+
+
+def bilinear_radius(primitive):
+    """``|W| r``; with two uncertain operands ``|Wc| r + rW (|c| + r)`` (Rump)."""
+
+    def radius(x, y, **params):
+        (xc, xr), (yc, yr) = _midpoint(x), _midpoint(y)
+        terms = []
+        if xr is not None:
+            terms.append(primitive.bind(xr, jnp.abs(yc), **params))
+        if yr is not None:
+            terms.append(primitive.bind(jnp.abs(xc) + (0 if xr is None else xr), yr, **params))
+        return sum(terms)
+
+    return radius
+
+
+def _midpoint(x):
+    if not isinstance(x, Interval):
+        return x, None
+    bounded = jnp.isfinite(x.lower) & jnp.isfinite(x.upper)
+    return jnp.where(bounded, x.center, 0), jnp.where(bounded, x.radius, jnp.inf)
+
+
+def fold(op, values):
+    result = values[0]
+    for value in values[1:]:
+        result = op(result, value)
+    return result
+
+
+def image(fn: Callable[..., Any], x: Interval, *turns) -> Interval:
+    """Exact image of a function that is monotone between its turning points."""
+    points = [
+        x.lower,
+        x.upper,
+        *(jnp.clip(jnp.asarray(t, x.dtype), x.lower, x.upper) for t in turns),
+    ]
+    values = [fn(point) for point in points]
+    return Interval(fold(lax.min, values), fold(lax.max, values))
+
+
+def above_zero(primitive, *turns) -> Callable[..., Interval]:
+    """Where all is positive, between turning points; elsewhere, no bound."""
+
+    def bound(x, **params):
+        inside = x.lower > 0
+        lower, upper = (jnp.where(inside, end, 1) for end in (x.lower, x.upper))
+        values = image(lambda z: primitive.bind(z, **params), Interval(lower, upper), *turns)
+        return Interval(
+            jnp.where(inside, values.lower, -jnp.inf), jnp.where(inside, values.upper, jnp.inf)
+        )
+
+    return bound
+
+
+def modulus(x, y, **_) -> Interval:
+    """``sqrt(x^2 + y^2)`` grows with the size of both."""
+    (xl, xu), (yl, yu) = (
+        (size.lower, size.upper)
+        for size in (image(jnp.abs, Interval(*ends(z)), 0.0) for z in (x, y))
+    )
+    return Interval(lax.abs(lax.complex(xl, yl)), lax.abs(lax.complex(xu, yu)))
+
+
+def compare(definitely, possibly):
+    """A truth value: ``lower`` where it surely holds, ``upper`` where it may hold."""
+
+    def bound(x, y, **_):
+        (xl, xu), (yl, yu) = ends(x), ends(y)
+        return Interval(definitely(xl, xu, yl, yu), possibly(xl, xu, yl, yu))
+
+    return bound
+
+
+def _in_total_order(x):
+    """Returns the ends in the order -NaN < -inf < -0 < 0 < inf < NaN: a zero is either, infinity may hide NaN."""
+    if not isinstance(x, Interval) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return ends(x)
+    lower = jnp.where(x.lower == 0, -0.0, jnp.where(x.lower > -jnp.inf, x.lower, -jnp.nan))
+    upper = jnp.where(x.upper == 0, 0.0, jnp.where(x.upper < jnp.inf, x.upper, jnp.nan))
+    return lower.astype(x.dtype), upper.astype(x.dtype)
+
+
+def compare_total(primitive):
+    """``x < y`` or ``x <= y`` in the total order: never more true for a greater x or a lesser y."""
+
+    def bound(x, y, **params):
+        (xl, xu), (yl, yu) = _in_total_order(x), _in_total_order(y)
+        return Interval(primitive.bind(xu, yl, **params), primitive.bind(xl, yu, **params))
+
+    return bound
+
+
+def is_finite(x: Interval) -> Interval:
+    """Certain between finite ends, impossible at an infinite point."""
+    lower, upper = jnp.isfinite(x.lower), jnp.isfinite(x.upper)
+    return Interval(lower & upper, lower | upper | (x.lower < x.upper))

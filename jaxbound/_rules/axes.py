@@ -1,0 +1,241 @@
+"""Planes along some axes of an array: softmax, log-sum-exp, variance.
+
+Sound for all ends ``l <= u``; where no plane is finite, the interval of the value takes over, element
+by element.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxbound._bounds.interval import Interval
+from jaxbound._rules import curves
+
+
+class Rows(NamedTuple):
+    """Arrays of ``shape`` with some ``axes`` as one last axis."""
+
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    @property
+    def _kept(self) -> list[int]:
+        return [n for i, n in enumerate(self.shape) if i not in self.axes]
+
+    @property
+    def _end(self) -> range:
+        return range(len(self._kept), len(self.shape))
+
+    def ends(self, x: Interval, where=None):
+        """The ends of x, -inf where entries do not count."""
+        ends = (
+            (x.lower, x.upper)
+            if where is None
+            else (jnp.where(where, end, -jnp.inf) for end in (x.lower, x.upper))
+        )
+        return tuple(map(self.last, ends))
+
+    def last(self, z):
+        moved = jnp.moveaxis(jnp.broadcast_to(z, self.shape), self.axes, self._end)
+        return moved.reshape(*self._kept, math.prod(self.shape[i] for i in self.axes))
+
+    def back(self, rows):
+        split = rows.reshape(*self._kept, *(self.shape[i] for i in self.axes))
+        return jnp.moveaxis(split, self._end, self.axes)
+
+
+class Plane(NamedTuple):
+    """``(weights * z).sum(-1) + offset``; there is none where the offset is not finite."""
+
+    weights: Any
+    offset: Any
+
+    def at(self, z):
+        return (self.weights * z).sum(-1) + self.offset
+
+    def scaled(self, factor, shift) -> Plane:
+        factor = jnp.broadcast_to(factor, self.offset.shape)
+        return Plane(factor[..., None] * self.weights, factor * self.offset + shift)
+
+    def otherwise(self, constant, where: Any = True) -> Plane:
+        """``constant`` where there is no plane, or none is wanted."""
+        found = jnp.isfinite(self.offset) & jnp.isfinite(self.weights).all(-1) & where
+        weights = jnp.where(found[..., None], self.weights, 0)
+        return Plane(weights, jnp.where(found, self.offset, constant))
+
+
+def log_sum_exp(l, u) -> tuple[Plane, Plane]:
+    """Planes below and above ``log sum exp z`` over the last axis; entries with ``u = -inf`` do not count.
+
+    Below: it is convex, so above its tangent at the centre. Above, the lower at the centre of two:
+    ``log s <= log t + s / t - 1`` for the sum s of the exponentials' chords, t its value at the centre;
+    and, as it is convex in each entry and adds less to each the larger the others are
+    (``d2 f / dz_i dz_j = -p_i p_j <= 0``), ``f(l) + sum_j (chord of entry j, the others at l)``.
+    Entries that are unbounded below count as 0 from below and as ``exp u`` from above, those that
+    are unbounded above as ``exp l`` from below.
+    """
+    bounded = curves.all_finite(l, u, u - l)
+    center = jnp.where(bounded, Interval(l, u).center, l)
+    value = jax.nn.logsumexp(center, -1, keepdims=True)
+    # Not exp(center - value): where entries are large, that rounds to weights that add up to more than 1.
+    shares = jax.nn.softmax(jnp.where(jnp.isfinite(value), center, 0), -1)
+    below = _through(center, jnp.where(bounded, shares, 0), value[..., 0])
+
+    l, center = (jnp.where(bounded, z, u) for z in (l, center))
+    level = jax.nn.logsumexp(jnp.concatenate([l, u], -1), -1, keepdims=True) - math.log(2)
+    eps = jnp.finfo(l.dtype).eps
+    chords, rises = curves.chord(lambda z: jnp.exp(z - level), l, u), jnp.exp(u - level) > eps
+    by_sum = _through(center, jnp.where(bounded, chords, 0), level[..., 0])
+    by_sum = _unless_flat(by_sum, rises & (u > l))
+    # An entry adds log(1 + e^(u - f) - e^(l - f)), f = f(l); e^(u - f) is factored out if it is large.
+    least = jax.nn.logsumexp(l, -1, keepdims=True)
+    lift, apart = jnp.maximum(u - least, 0), u > l
+    added = lift + jnp.log1p(jnp.exp(-jnp.abs(u - least)) - jnp.exp(l - least - lift))
+    chords = jnp.where(apart, added / jnp.where(apart, u - l, 1), jnp.exp(l - least))
+    by_entry = _through(l, jnp.where(bounded, chords, 0), least[..., 0])
+    by_entry = _unless_flat(by_entry, apart & (added > eps))
+    lower = by_entry.at(_finite(center)) < level[..., 0]
+    weights = jnp.where(lower[..., None], by_entry.weights, by_sum.weights)
+    return below, Plane(weights, jnp.where(lower, by_entry.offset, by_sum.offset))
+
+
+def _unless_flat(plane: Plane, rises) -> Plane:
+    """No plane where an entry rises by too little for the number type."""
+    lost = (rises & (plane.weights == 0)).any(-1)
+    return plane._replace(offset=jnp.where(lost, jnp.inf, plane.offset))
+
+
+def _through(z, weights, value) -> Plane:
+    return Plane(weights, value - (weights * _finite(z)).sum(-1))
+
+
+def _finite(z):
+    return jnp.where(jnp.isfinite(z), z, 0)
+
+
+def variance(l, u) -> tuple[Plane, Plane]:
+    """Planes of ``mean (z - mean z)^2`` over the last axis.
+
+    With centre c, ``z = c + d`` and ``g = 2 (c - mean c) / n``: it is ``variance(c) + sum g d +
+    variance(d)``, and ``0 <= variance(d) <= mean d^2 <= mean r^2``.
+    """
+    center, radius = Interval(l, u).center, Interval(l, u).radius
+    deviation = center - center.mean(-1, keepdims=True)
+    below = _through(center, 2 * deviation / l.shape[-1], (deviation**2).mean(-1))
+    return below, Plane(below.weights, below.offset + (radius**2).mean(-1))
+
+
+def largest(l, u):
+    """Which entries are the largest of the last axis for sure, and which may be."""
+    first = jax.nn.one_hot(u.argmax(-1), u.shape[-1], dtype=bool)
+    second = jnp.where(first, -jnp.inf, u).max(-1, keepdims=True)
+    others = jnp.where(first, second, u.max(-1, keepdims=True))
+    return l >= others, u >= l.max(-1, keepdims=True)
+
+
+def prefixes(shape: tuple[int, ...], axis: int, reverse: bool):
+    """``entries(x)[..., i, ..., :]`` is all of the axis, for i along it; and which of it are up to i, or from it on."""
+    n = shape[axis]
+    places = jnp.arange(n)
+    found = (places[None] >= places[:, None]) if reverse else (places[None] <= places[:, None])
+    valid = found.reshape([n if i == axis else 1 for i in range(len(shape))] + [n])
+
+    def entries(x):
+        rows = jnp.expand_dims(jnp.moveaxis(x, axis, -1), axis)
+        return jnp.broadcast_to(rows, (*shape, n))
+
+    return entries, jnp.broadcast_to(valid, (*shape, n))
+
+
+def differences(l, u):
+    """The ends of ``z_j - z_i``, ``[..., i, j]``: exactly 0 for ``i = j``, -inf for entries j that do not count."""
+    same = jnp.eye(l.shape[-1], dtype=bool)
+    absent = (u <= -jnp.finfo(u.dtype).max)[..., None, :]
+    found = (l[..., None, :] - u[..., :, None], u[..., None, :] - l[..., :, None])
+    most = jnp.finfo(l.dtype).max
+    found = (jnp.where(same, 0, jnp.minimum(end, most)) for end in found)
+    return tuple(jnp.where(absent, -jnp.inf, end) for end in found)
+
+
+def log_softmax(l, u) -> tuple[Plane, Plane]:
+    """Planes of ``z_i - log sum_j exp z_j = -log sum_j exp(z_j - z_i)``; weights ``[..., i, j]``."""
+    below, above = log_sum_exp(*differences(l, u))
+    return _of_entries(above.scaled(-1, 0)), _of_entries(below.scaled(-1, 0))
+
+
+def softmax(l, u) -> tuple[Plane, Plane]:
+    """Planes of ``exp(-f_i)``, ``f_i = log sum_j exp(z_j - z_i)``; weights ``[..., i, j]``.
+
+    Below: the tangent of ``exp(-f)`` where the plane above f is at the centre. Above: its chord, at
+    the plane below f.
+    """
+    l, u = differences(l, u)
+    below, above = log_sum_exp(l, u)
+    t = above.at(_finite(Interval(l, u).center))
+    ends = (-jax.nn.logsumexp(end, -1) for end in (u, l))
+    chord = curves.convex(jnp.exp, *ends)
+    lower = above.scaled(-jnp.exp(-t), jnp.exp(-t) * (1 + t))
+    return _of_entries(lower), _of_entries(below.scaled(-chord.upper_slope, chord.upper_intercept))
+
+
+def _of_entries(plane: Plane) -> Plane:
+    """From weights of ``z_j - z_i`` to those of ``z_j``."""
+    same = jnp.eye(plane.weights.shape[-1], dtype=bool)
+    weights = jnp.where(same, 0, plane.weights)
+    return Plane(jnp.where(same, -weights.sum(-1, keepdims=True), weights), plane.offset)
+
+
+# ---------------------------------------------------------------- intervals
+
+
+def logsumexp_image(x, where=None, *, axes, keepdims):
+    # Increasing in every entry.
+    return Interval(
+        *(jax.nn.logsumexp(end, axes, where=where, keepdims=keepdims) for end in (x.lower, x.upper))
+    )
+
+
+def softmax_image(finish, absent):
+    """``finish(log softmax)``: entry i increases in z_i and falls in every other."""
+
+    def bound(x, where=None, *, axes):
+        rows = Rows(x.shape, axes)
+        least, most = differences(*rows.ends(x, where))
+        ends = (-jax.nn.logsumexp(end, -1) for end in (most, least))
+        # Any share where no entry counts, or differences have no value.
+        pairs = zip(ends, (-jnp.inf, 0), strict=True)
+        ends = (rows.back(finish(jnp.where(end <= 0, end, any_))) for end, any_ in pairs)
+        return Interval(*(end if where is None else jnp.where(where, end, absent) for end in ends))
+
+    return bound
+
+
+def variance_image(x, *, axes, keepdims):
+    """By its planes, and from below by the distance from equal entries: that of the centre less the radius."""
+    l, u = Rows(x.shape, axes).ends(x)
+    below, above = variance(l, u)
+    lower, upper = (
+        below.at(jnp.where(below.weights > 0, l, u)),
+        above.at(jnp.where(above.weights > 0, u, l)),
+    )
+    value, far = jnp.var(Interval(l, u).center, -1), Interval(l, u).radius.max(-1)
+    apart = value > far**2
+    nearest = jnp.where(apart, (jnp.sqrt(jnp.where(apart, value, 1)) - far) ** 2, 0)
+    shape = [1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes]
+    return Interval(jnp.fmax(lower, nearest).reshape(shape), upper.reshape(shape))
+
+
+def are_largest(sign, count):
+    def bound(x, *, axes):
+        rows = Rows(x.shape, axes)
+        ends = [end if sign > 0 else -end for end in (x.lower, x.upper)][::sign]
+        found = largest(*map(rows.last, ends))
+        if count:  # one there is
+            return Interval(*(jnp.maximum(end.sum(-1), 1).astype(x.dtype) for end in found))
+        return Interval(*(rows.back(end).astype(x.dtype) for end in found))
+
+    return bound

@@ -1,0 +1,66 @@
+"""The one error for programs without a rule."""
+
+from __future__ import annotations
+
+from jaxbound._program.activations import Activation
+from jaxbound._program.graph import Equation, Graph
+from jaxbound._program.indexing import refused
+from jaxbound._rules.interval_rules import interval_rules
+from jaxbound._rules.linear_rules import linear_operands
+
+
+class UnsupportedPrimitiveError(NotImplementedError):
+    """The function applies primitives without a rule to uncertain values.
+
+    Raised before any bound is computed; the message lists all of them, with the Flax layer, the
+    user's line, and what to register. ``primitives`` holds their names.
+    """
+
+    def __init__(self, equations: list[Equation]):
+        self.primitives = tuple(dict.fromkeys(str(eqn.primitive) for eqn in equations))
+        lines = dict.fromkeys(map(describe, equations))
+        super().__init__(
+            "no rule for:\n  "
+            + "\n  ".join(lines)
+            + "\nRegister one with jaxbound.register_interval_rule(primitive) (enough for every method; add"
+            " jaxbound.register_relaxation for tight linear bounds, or jaxbound.register_linear_rule if it is affine),"
+            " or write the function in terms of supported primitives."
+        )
+
+
+def check_supported(graph: Graph) -> None:
+    """Raises unless every equation on uncertain values has a rule."""
+    missing = [eqn for eqn in graph.equations if eqn.moving and not _supported(eqn)]
+    if missing:
+        raise UnsupportedPrimitiveError(missing)
+
+
+def _supported(eqn: Equation) -> bool:
+    rule = interval_rules.get(eqn.primitive)
+    if refused(str(eqn.primitive), eqn.uncertain, eqn.params):
+        return False
+    return rule is not None and (rule.accepts(eqn.uncertain) or linear_operands(eqn) is not None)
+
+
+def describe(eqn: Equation) -> str:
+    which = list(map(str, eqn.moving))
+    operands = f" with uncertain operand{'s' * (len(which) > 1)} {', '.join(which)}"
+    layer = f" in layer {eqn.layer}" if eqn.layer else ""
+    name = str(eqn.primitive)
+    reason = refused(name, eqn.uncertain, eqn.params) or _REASONS.get(name, "")
+    if isinstance(eqn.primitive, Activation) and not eqn.primitive.variants:
+        reason = " of complex values"
+    return f"{eqn.primitive}{operands}{layer} ({eqn.line}){reason}"
+
+
+# What else is refused, and why.
+_REASONS = {
+    "while": ": how often it runs depends on uncertain or traced values, so that it cannot be unrolled;"
+    " close over a number of steps that is no argument, or run a fixed number (jax.lax.scan)"
+    " and keep values with jnp.where",
+    "lu": ": its pivots depend on the values; jnp.linalg.solve, inv, det and slogdet are bounded up to 6 rows",
+    "cholesky": ": bounded up to 6 rows",
+    "triangular_solve": ": an uncertain matrix is bounded up to 6 rows",
+    "fft": ": bounded up to 8192 frequencies along an axis",
+    "shift_left": ": bits may leave the type",
+}

@@ -1,0 +1,195 @@
+"""Integers and truth values: exact, unless a value may leave its type."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import primitives as jp
+
+from jaxbound._bounds.interval import Interval
+from jaxbound._rules.arithmetic import by_signs, ends
+
+
+def logical_not(x, **_):
+    return Interval(~x.upper, ~x.lower)
+
+
+def logical(primitive):
+    """Monotone on truth values; bits of integers are not bounded."""
+
+    def bound(x, y, **_):
+        (xl, xu), (yl, yu) = ends(x), ends(y)
+        low, high = primitive.bind(xl, yl), primitive.bind(xu, yu)
+        return Interval(low, high) if low.dtype == bool else any_integer(low)
+
+    return bound
+
+
+def exclusive_or(x, y, **_):
+    (xl, xu), (yl, yu) = ends(x), ends(y)
+    found = lax.bitwise_xor(xl, yl)
+    if found.dtype != bool:
+        return any_integer(found)
+    known = (xl == xu) & (yl == yu)
+    return Interval(found & known, found | ~known)
+
+
+def logical_reduction(primitive):
+    """As `logical`, of the elements along axes."""
+
+    def bound(x, **params):
+        low, high = (primitive.bind(end, **params) for end in ends(x))
+        return Interval(low, high) if low.dtype == bool else any_integer(low)
+
+    return bound
+
+
+def any_integer(like) -> Interval:
+    limits = jnp.iinfo(like.dtype)
+    return Interval(jnp.full_like(like, limits.min), jnp.full_like(like, limits.max))
+
+
+def unless_it_wraps(bound):
+    """``bound``, where integers stay well within their type, by the same in floating point; else anything."""
+
+    def guarded(*operands, **params):
+        found = bound(*operands, **params)
+        if not jnp.issubdtype(found.dtype, jnp.integer):
+            return found
+        wide = bound(*jax.tree.map(lambda end: jnp.asarray(end, jnp.float32), operands), **params)
+        limits, whole = jnp.iinfo(found.dtype), any_integer(found.lower)
+        inside = (wide.lower >= 0.99 * limits.min) & (wide.upper <= 0.99 * limits.max)
+        return Interval(
+            jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
+        )
+
+    return guarded
+
+
+def convert(x: Interval, *, new_dtype, **params):
+    """Casts never decrease, unless integers wrap."""
+    ends_of = [
+        jp.convert_element_type_p.bind(end, new_dtype=new_dtype, **params) for end in ends(x)
+    ]
+    found = Interval(*ends_of)
+    if not (jnp.issubdtype(x.dtype, jnp.integer) and jnp.issubdtype(new_dtype, jnp.integer)):
+        return found
+    back = [end.astype(x.dtype) == old for end, old in zip(ends_of, ends(x), strict=True)]
+    inside, whole = back[0] & back[1] & (found.lower <= found.upper), any_integer(found.lower)
+    return Interval(
+        jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
+    )
+
+
+def product(primitive, bound):
+    """``bound`` of floating-point operands; of others, an exact one."""
+
+    def either(x, y, **params):
+        if jnp.issubdtype(jnp.result_type(ends(x)[0]), jnp.floating):
+            return bound(x, y, **params)
+        return _exact_product(primitive, x, y, params)
+
+    return either
+
+
+def _exact_product(primitive, x, y, params):
+    """Of truth values, and of integers: by their signs, unless the sums may leave the type."""
+    product = functools.partial(primitive.bind, **params)
+    (xl, xu), (yl, yu) = ends(x), ends(y)
+    if xl.dtype == bool:
+        return Interval(product(xl, yl), product(xu, yu))
+    found = by_signs(product, x, y)
+    sizes = (jnp.maximum(*(abs(jnp.asarray(end, jnp.float32)) for end in ends(z))) for z in (x, y))
+    size = primitive.bind(*sizes, **params | {"preferred_element_type": None})
+    whole = any_integer(found.lower)
+    inside = size <= 0.99 * jnp.iinfo(found.dtype).max
+    return Interval(
+        jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
+    )
+
+
+# ---------------------------------------------------------------- division by uncertain values
+
+
+def quotient(otherwise):
+    """Integers by uncertain ones, rounded towards 0: extreme at corners; anything where it may be undefined."""
+
+    def bound(x, y, **params):
+        if not isinstance(y, Interval) or jnp.issubdtype(y.dtype, jnp.floating):
+            return otherwise(x, y, **params)
+        (xl, xu), (yl, yu) = ends(x), ends(y)
+        corners = [lax.div(a, jnp.where(b == 0, 1, b)) for a in (xl, xu) for b in (yl, yu)]
+        defined, least = (yl > 0) | (yu < 0), jnp.iinfo(y.dtype).min
+        if least < 0:
+            defined &= (xl > least) | (yl > -1) | (yu < -1)
+        low, high = (functools.reduce(f, corners) for f in (jnp.minimum, jnp.maximum))
+        return _where(defined, low, high)
+
+    return bound
+
+
+def remainder(by_known):
+    """By an uncertain ``y``: of the sign of ``x``, no larger than it, and below ``|y|``; anything where undefined."""
+
+    def bound(x, y, **params):
+        if not isinstance(y, Interval):
+            return by_known(x, y, **params)
+        (xl, xu), (yl, yu) = ends(x), ends(y)
+        sizes = jnp.abs(yl), jnp.abs(yu)
+        least, most = jnp.minimum(*sizes), jnp.maximum(*sizes)
+        most = most if jnp.issubdtype(y.dtype, jnp.floating) else most - 1
+        same = ((xl >= 0) | (-least < xl)) & (xu < least)
+        low = jnp.where(xl >= 0, 0, jnp.maximum(xl, -most))
+        high = jnp.where(xu <= 0, 0, jnp.minimum(xu, most))
+        # The least integer has no absolute value.
+        defined = ((yl > 0) | (yu < 0)) & (least > 0)
+        return _where(defined, jnp.where(same, xl, low), jnp.where(same, xu, high))
+
+    return bound
+
+
+def _where(defined, low, high) -> Interval:
+    whole = _anything(low)
+    return Interval(jnp.where(defined, low, whole.lower), jnp.where(defined, high, whole.upper))
+
+
+def _anything(like) -> Interval:
+    if jnp.issubdtype(like.dtype, jnp.floating):
+        return Interval(jnp.full_like(like, -jnp.inf), jnp.full_like(like, jnp.inf))
+    return any_integer(like)
+
+
+# ---------------------------------------------------------------- bits
+
+
+def bits(x: Interval, *, new_dtype, **params):
+    """Of numbers, as signed integers of the same size: rising above 0, falling below it; of others, anything."""
+    low, high = (jp.bitcast_convert_type_p.bind(z, new_dtype=new_dtype, **params) for z in ends(x))
+    signed = jnp.issubdtype(x.dtype, jnp.floating) and jnp.issubdtype(new_dtype, jnp.signedinteger)
+    if not signed or low.shape != x.shape:
+        return _anything(low)
+    positive, negative = x.lower > 0, x.upper < 0
+    return _where(
+        positive | negative, jnp.where(negative, high, low), jnp.where(negative, low, high)
+    )
+
+
+def shift_right(x: Interval, by, **_):
+    """Of signed integers, a division rounded down."""
+    low, high = (lax.shift_right_arithmetic(end, by) for end in ends(x))
+    signed = jnp.issubdtype(x.dtype, jnp.signedinteger)
+    return Interval(low, high) if signed else any_integer(low)
+
+
+def count_of_bits(primitive):
+    """No more than there are."""
+
+    def bound(x: Interval, **params):
+        low, high = (primitive.bind(end, **params) for end in ends(x))
+        known, count = x.lower == x.upper, jnp.iinfo(x.dtype).bits
+        return Interval(jnp.where(known, low, 0), jnp.where(known, high, count).astype(low.dtype))
+
+    return bound

@@ -1,0 +1,135 @@
+"""Reads at uncertain indices: the hull of what may be read.
+
+Between two starts of one axis lie windows of starts; the least and the greatest entry of every window of
+1, 2, 4, ... entries are made once by doubling, and two overlapping ones cover any range.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import primitives as jp
+
+from jaxbound._bounds.interval import Interval
+from jaxbound._rules.arithmetic import ends
+from jaxbound._rules.planes import Relaxation
+
+
+def _starts(x, indices, dimension_numbers, slice_sizes):
+    """The ends of indices as they are clamped."""
+    axes = dimension_numbers.start_index_map
+    limits = [jnp.shape(ends(x)[0])[axis] - slice_sizes[axis] for axis in axes]
+
+    def clamped(index):
+        most = jnp.array([min(n, jnp.iinfo(index.dtype).max) for n in limits], index.dtype)
+        most = jnp.broadcast_to(most, index.shape)
+        return lax.clamp(jnp.zeros_like(index), index, most).astype(jnp.int32)
+
+    return *map(clamped, ends(indices)), limits
+
+
+def gather(x, indices, *, dimension_numbers, slice_sizes, **params) -> Interval:
+    """``[min, max]`` over all starts between the ends of the indices, each axis by itself."""
+    if not isinstance(indices, Interval):
+        read = lambda end: jp.gather_p.bind(
+            end, indices, dimension_numbers=dimension_numbers, slice_sizes=slice_sizes, **params
+        )
+        return Interval(*map(read, ends(x)))
+    low, high, limits = _starts(x, indices, dimension_numbers, slice_sizes)
+    level = 31 - lax.clz(high - low + 1)  # 2 ** level entries, twice, are all of them
+    second = high - (1 << level) + 1
+    count, axes = len(limits), dimension_numbers.start_index_map
+    numbers = lax.GatherDimensionNumbers(
+        dimension_numbers.offset_dims,
+        (*range(count), *(count + i for i in dimension_numbers.collapsed_slice_dims)),
+        (*range(count), *(count + i for i in axes)),
+        tuple(count + i for i in dimension_numbers.operand_batching_dims),
+        dimension_numbers.start_indices_batching_dims,
+    )
+
+    def extreme(end, of):
+        levels = _doubled(end, of, axes, limits)
+        found = []
+        for last in itertools.product((False, True), repeat=count):
+            at = jnp.concatenate([level, jnp.where(jnp.array(last), second, low)], -1)
+            sizes = (*[1] * count, *slice_sizes)
+            found.append(lax.gather(levels, at, numbers, sizes, mode="clip"))
+        return _folded(of, found)
+
+    return Interval(extreme(ends(x)[0], lax.min), extreme(ends(x)[1], lax.max))
+
+
+def _folded(of, values):
+    first, *rest = values
+    for value in rest:
+        first = of(first, value)
+    return first
+
+
+def _doubled(x, of, axes, limits):
+    """``of`` the ``2 ** level`` entries from every place on, with an axis of levels ahead per axis.
+
+    What reaches around the end belongs to no range.
+    """
+    for i, (axis, limit) in enumerate(zip(axes, limits, strict=True)):
+        levels = [x]
+        for level in range((limit + 1).bit_length() - 1):
+            levels.append(of(levels[-1], jnp.roll(levels[-1], -(1 << level), axis + i)))
+        x = jnp.stack(levels, i)
+    return x
+
+
+def search(table, x, **options) -> Interval:
+    """Never less for a greater ``x``, nor for lesser entries, in order or not.
+
+    Of two bisections, at the first step where they part, one goes left and ends there at most, and the other
+    goes right; other methods count the entries before ``x``. Beyond infinity there is NaN, found last.
+    """
+
+    def most(z):
+        upper = ends(z)[1]
+        if not isinstance(z, Interval) or not jnp.issubdtype(upper.dtype, jnp.floating):
+            return upper
+        return jnp.where(upper < jnp.inf, upper, jnp.nan)
+
+    lower = jnp.searchsorted(most(table), ends(x)[0], **options)
+    return Interval(lower, jnp.searchsorted(ends(table)[0], most(x), **options))
+
+
+def interpolation(x: Interval, places, table) -> Interval:
+    """The values at both ends and of all entries in between: the exact image, as pieces are monotone.
+
+    Of a table without order, or that is not finite, nothing is said.
+    """
+    ordered = (places[1:] >= places[:-1]).all() & jnp.isfinite(places).all()
+    ordered &= jnp.isfinite(table).all()
+    along = lambda entries: entries.reshape(*[1] * len(x.shape), -1)
+    low, high = (jnp.interp(end, places, table) for end in ends(x))
+    between = (x.lower[..., None] <= along(places)) & (along(places) <= x.upper[..., None])
+    entries = jnp.broadcast_to(along(table), between.shape)
+    least = jnp.min(entries, -1, where=between, initial=jnp.inf)
+    most = jnp.max(entries, -1, where=between, initial=-jnp.inf)
+    lower, upper = lax.min(lax.min(low, high), least), lax.max(lax.max(low, high), most)
+    return Interval(jnp.where(ordered, lower, -jnp.inf), jnp.where(ordered, upper, jnp.inf))
+
+
+def gather_lines(x, indices: Interval, *, image, choice, **params) -> Relaxation:
+    """The entry itself where one alone may be read; else constants."""
+    shape = jnp.shape(ends(x)[0])
+    low, high, _ = _starts(x, indices, params["dimension_numbers"], params["slice_sizes"])
+    read = lambda z, index: jp.gather_p.bind(z, index, **params)
+    sure = jnp.ones(image.shape, bool)
+    for axis in params["dimension_numbers"].start_index_map:
+        place = lax.broadcasted_iota(jnp.int32, shape, axis)
+        sure &= read(place, low) == read(place, high)
+
+    def at(end):
+        def line(*z: Any):
+            return jnp.where(sure, read(z[0] if z else x, low), end)
+
+        return line
+
+    return Relaxation(at(image.lower), at(image.upper))

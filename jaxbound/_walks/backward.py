@@ -1,0 +1,146 @@
+"""The walk down: rows of coefficients from a value back to the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxbound._bounds.linear import weigh
+from jaxbound._program.graph import Equation, Graph, Var, read
+from jaxbound._rules.linear_rules import IN_PLACE, linear_operands, linear_rules, pull_back
+from jaxbound._rules.relaxations import Relaxation
+
+Rows = dict[Var, Any]
+
+
+def walk_back(
+    graph: Graph,
+    rows: Rows,
+    offset,
+    env: dict[Var, Any],
+    relax: Callable[[Equation], Relaxation] | None,
+    visit: Callable[[Rows, Any], None] = lambda rows, offset: None,
+) -> tuple[Rows, Any]:
+    """Lower bounds of ``sum_v rows[v] . v + offset`` in terms of earlier values.
+
+    Args:
+      graph: the equations.
+      rows: ``[K, *v.shape]`` for every v where they start.
+      offset: ``[K]``.
+      env: the values of known variables.
+      relax: gives the relaxation of a non-linear equation; None: the rows stay at its outputs.
+      visit: sees the rows and the offset before and behind every relaxation: a bound as well.
+
+    Returns:
+      ``ends, offset [K]`` with ``sum_v ends[v] . v + offset`` below the value of the start; the keys of
+      ``ends`` are inputs (and, without ``relax``, outputs of non-linear equations).
+    """
+    live, ends = dict(rows), {}
+    count = len(offset)
+    for eqn in reversed(graph.equations):
+        hit = {out: live.pop(out) for out in eqn.outputs if out in live}
+        if not hit:
+            continue
+        linear = linear_operands(eqn)
+        if linear is None and relax is not None:
+            visit(ends | live | hit, offset)
+        # Each value's rows in its own type: offsets and sums are in the widest on the way.
+        outs = [
+            jnp.asarray(hit.get(v, jnp.zeros((count, *v.shape), v.dtype)), v.dtype)
+            for v in eqn.outputs
+        ]
+        if linear is not None:
+            added, found = _through_linear(eqn, linear, outs, env)
+        elif relax is not None:
+            added, found = _through_relaxation(eqn, relax(eqn), outs)
+        else:
+            ends |= hit
+            continue
+        offset = offset + added
+        for v, row in found:
+            live[v] = live[v] + row if v in live else row
+        if linear is None:
+            visit(ends | live, offset)
+    return ends | live, offset
+
+
+def _through_linear(eqn: Equation, linear: Sequence[int], outs, env):
+    """Rows through an affine equation; known operands among the affine ones make the bias."""
+    moving = eqn.moving
+    operands = [None if i in moving else read(env, a) for i, a in enumerate(eqn.inputs)]
+    transpose = linear_rules[eqn.primitive].transpose
+    if transpose is not None and list(moving) == [0]:
+        row = transpose(outs[0], moving[0].shape, operands[1], **eqn.params)
+        if row is not None:
+            return 0, [(moving[0], row)]
+
+    def fn(*xs):
+        full = list(operands)
+        for i, x in zip(moving, xs, strict=True):
+            full[i] = x
+        return eqn.bind(*full)
+
+    biases, found = pull_back(fn, [(v.shape, v.dtype) for v in moving.values()], outs)
+    offset = sum(map(_dot, outs, biases)) if set(linear) - set(moving) else 0
+    return offset, list(zip(moving.values(), found, strict=True))
+
+
+def _through_relaxation(eqn: Equation, relaxation: Relaxation, outs):
+    """Positive coefficients take the lower function, negative ones the upper."""
+    moving = [v for v in eqn.moving.values() if v.is_float]
+    shapes = [(v.shape, v.dtype) for v in moving]
+    (lows, below), (highs, above) = (
+        pull_back(_as_list(fn), shapes, [part(out, 0) for out in outs])
+        for fn, part in ((relaxation.lower, jnp.maximum), (relaxation.upper, jnp.minimum))
+    )
+    offset = sum(
+        weigh(out.reshape(out.shape[0], -1), low.reshape(-1), high.reshape(-1))
+        for out, low, high in zip(outs, lows, highs, strict=True)
+    )
+    return offset, [
+        (v, lower + upper) for v, lower, upper in zip(moving, below, above, strict=True)
+    ]
+
+
+def _as_list(fn):
+    def call(*xs):
+        out = fn(*xs)
+        return out if isinstance(out, list) else [out]
+
+    return call
+
+
+def _dot(rows, bias):
+    """Sums ``rows bias``; an element that a row does not read adds nothing, NaN or not."""
+    rows, bias = rows.reshape(rows.shape[0], -1), bias.reshape(1, -1)
+    return (rows * jnp.where((rows == 0) & ~jnp.isfinite(bias), 0, bias)).sum(-1)
+
+
+def unit_rows(graph: Graph, var: Var, indices, env: dict[Var, Any]) -> tuple[Var, Any, Any]:
+    """The elements of ``var`` at flat indices ``[C]`` are ``rows . v + offset`` of an earlier v.
+
+    Equations that leave elements in place are passed; a product's weights are picked, not multiplied.
+
+    Returns:
+      v, the rows ``[C, *v.shape]`` and the offset ``[C]``.
+    """
+    eqn = next((eqn for eqn in graph.equations if var in eqn.outputs), None)
+    if var.size and eqn and linear_operands(eqn) is not None and len(eqn.moving) == 1:
+        (source,) = eqn.moving.values()
+        operands = [None if a is source else read(env, a) for a in eqn.inputs]
+        if eqn.primitive in IN_PLACE and source.size == var.size:
+            fn = lambda x: eqn.bind(*(x if a is None else a for a in operands))[0]
+            ones = jnp.ones(source.shape, source.dtype)
+            ends = jax.jvp(fn, [jnp.zeros_like(ones)], [ones])
+            bias, scale = (jnp.take(x, indices, mode="clip") for x in ends)
+            start, rows, offset = unit_rows(graph, source, indices, env)
+            return start, jax.vmap(jnp.multiply)(scale, rows), scale * offset + bias
+        pick = linear_rules[eqn.primitive].pick
+        rows = pick and pick(indices, source.shape, *operands, **eqn.params)
+        if rows is not None:
+            return source, rows.astype(source.dtype), jnp.zeros(len(indices), var.dtype)
+    rows = jax.nn.one_hot(indices, var.size, dtype=var.dtype)
+    return var, rows.reshape(len(indices), *var.shape), jnp.zeros(len(indices), var.dtype)

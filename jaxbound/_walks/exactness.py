@@ -1,0 +1,76 @@
+"""Where interval arithmetic is exact already, so that no walk back can improve on it.
+
+An interval is exact per element after at most one summing primitive from a box, as long as no two
+summands share an input. Dense after dense, ``x + conv(x)``, ``x - mean(x)`` are not, nor is anything
+after an lp ball, whose elements depend on each other.
+"""
+
+from __future__ import annotations
+
+from jaxbound._bounds.interval import Interval
+from jaxbound._bounds.regions import Region
+from jaxbound._program.graph import Equation, Graph, Var
+from jaxbound._rules.linear_rules import is_repeat, linear_operands, linear_rules
+from jaxbound._rules.relaxations import elementwise
+
+# A box of independent elements; an exact interval per element; anything else.
+BOX, EXACT, LOOSE = range(3)
+
+
+def exactness(graph: Graph, regions: dict[Var, Region], restart: bool) -> dict[Var, int]:
+    """BOX, EXACT or LOOSE for every uncertain variable.
+
+    With ``restart``, the intervals of non-linear equations' outputs count as boxes of their own.
+    """
+    levels = {
+        var: BOX if isinstance(region, Interval) else LOOSE for var, region in regions.items()
+    }
+    sources = {var: {var} for var in regions}
+    for eqn in graph.equations:
+        moving = list(eqn.moving.values())
+        if not moving:
+            continue
+        if linear_operands(eqn) is None and restart:
+            levels |= dict.fromkeys(eqn.outputs, BOX)
+            sources |= {out: {out} for out in eqn.outputs}
+            continue
+        level = _step(eqn, [levels[v] for v in moving], [sources[v] for v in moving])
+        levels |= dict.fromkeys(eqn.outputs, level)
+        sources |= {out: set().union(*(sources[v] for v in moving)) for out in eqn.outputs}
+    return levels
+
+
+def _step(eqn: Equation, levels: list[int], sources: list[set[Var]]) -> int:
+    level = max(levels)
+    if linear_operands(eqn) is None:
+        same = eqn.primitive in elementwise and all(
+            out.shape == v.shape for out in eqn.outputs for v in eqn.moving.values()
+        )
+        return level if same and len(levels) == 1 else LOOSE
+    shared = len(set().union(*sources)) < sum(map(len, sources))
+    sums = linear_rules[eqn.primitive].sums
+    if sums == "elements":
+        return EXACT if level == BOX and not shared else LOOSE
+    if sums == "operands" and shared:
+        return LOOSE
+    return max(level, EXACT) if shared or is_repeat(eqn) else level
+
+
+def affine_ends(graph: Graph, var: Var) -> list[Var]:
+    """The inputs and outputs of non-linear equations that ``var`` is an affine function of."""
+    live, ends = {var}, []
+    for eqn in reversed(graph.equations):
+        hit = [out for out in eqn.outputs if out in live]
+        if not hit:
+            continue
+        live -= set(hit)
+        if linear_operands(eqn) is None:
+            ends += hit
+        else:
+            live |= set(eqn.moving.values())
+    return ends + list(live)
+
+
+def nonlinear_before(graph: Graph, var: Var) -> list[Equation]:
+    """The non-linear equations that a walk back from ``var`` meets."""
+    return [eqn for eqn in graph.before(var) if linear_operands(eqn) is None]
