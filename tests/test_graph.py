@@ -141,6 +141,8 @@ def test_names_of_lines():
     found = jb.intermediate_bounds(lambda x: jnp.tanh(2 * jax.nn.relu(x)), BOX)
     first, second = found
     assert first == "input:0" and "test_graph.py:" in second and second.endswith(":0")
+    (inside,) = jb.intermediate_bounds(lambda x: jnp.tanh(jb.margins(2 * x, 0)), BOX)
+    assert "test_graph.py:" in inside, "the library's own lines are no names"
 
 
 @pytest.mark.parametrize("method", METHODS)

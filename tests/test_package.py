@@ -4,9 +4,11 @@ import ast
 import graphlib
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,20 @@ def test_readme_runs():
         exec(compile(example, "README.md", "exec"), scope)
         assert scope["bounds"].lower.shape == shape
         assert (scope["bounds"].lower <= scope["bounds"].upper).all()
+
+
+def test_a_wheel_holds_all_of_it(tmp_path):
+    """An editable install would hide a folder that is missing in what users get."""
+    source, built = tmp_path / "source", tmp_path / "built"
+    shutil.copytree(PACKAGE, source / "jaxbound", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", built, source]
+    subprocess.run(build, check=True)
+    (wheel,) = built.glob("*.whl")
+    shipped = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("jaxbound/")}
+    files = {path for path in (source / "jaxbound").rglob("*") if path.is_file()}
+    assert shipped == {path.relative_to(source).as_posix() for path in files}
 
 
 def test_set_up_lives_in_one_place():
