@@ -32,14 +32,19 @@ def _evaluate(closed, args):
             return np.asarray(atom.val, atom.aval.dtype)
         return env[atom]
 
+    for eqn in _live(jaxpr):
+        env.update(zip(eqn.outvars, _step(eqn, [read(v) for v in eqn.invars]), strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _live(jaxpr):
+    """The equations that an output depends on."""
     needed, live = set(map(id, jaxpr.outvars)), []
     for eqn in reversed(jaxpr.eqns):
         if not needed.isdisjoint(map(id, eqn.outvars)):
             needed.update(map(id, eqn.invars))
             live.append(eqn)
-    for eqn in reversed(live):
-        env.update(zip(eqn.outvars, _step(eqn, [read(v) for v in eqn.invars]), strict=True))
-    return [read(v) for v in jaxpr.outvars]
+    return live[::-1]
 
 
 def _step(eqn, operands):
@@ -119,6 +124,19 @@ def _iota(*, dtype, shape, dimension, **_):
     return np.broadcast_to(np.arange(shape[dimension], dtype=dtype).reshape(along), shape)
 
 
+def _scan(*operands, jaxpr, length, reverse, num_consts, num_carry, **_):
+    consts, operands = operands[:num_consts], operands[num_consts:]
+    carry, xs, ys = operands[:num_carry], operands[num_carry:], []
+    for i in range(length)[:: -1 if reverse else 1]:
+        found = _evaluate(jaxpr, [*consts, *carry, *(x[i] for x in xs)])
+        carry = found[:num_carry]
+        ys.append(found[num_carry:])
+    if not length:
+        return NotImplemented
+    stacked = (np.stack(parts[:: -1 if reverse else 1]) for parts in zip(*ys, strict=True))
+    return [*carry, *stacked]
+
+
 CALLS = {  # where they hold their bodies
     "jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr",
 }  # fmt: skip
@@ -152,4 +170,7 @@ RULES = {
     "pad": _padded,
     "dot_general": _dot,
     "iota": _iota,
+    "scan": _scan,
+    "stack": lambda *xs, axis: np.stack(xs, axis),
+    "unstack": lambda x, *, axis: list(np.moveaxis(x, axis, 0)),
 }

@@ -10,6 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from interpreter import by_numpy
 
 import jaxbound as jb
 from jaxbound._bounds.regions import enclosing_box, is_region
@@ -30,14 +31,19 @@ def precision(dtype: str):
     return jax.enable_x64(dtype == "float64")
 
 
-def jitted(bound, /, **options):
-    """A method as one program: its operations compile ten times as long one by one."""
-    return lambda fn, *args: jax.jit(functools.partial(bound, fn, **options))(*args)
+def once(bound, /, **options):
+    """A method whose program runs once."""
+    return lambda fn, *args: by_numpy(functools.partial(bound, fn, **options))(*args)
 
 
 def by_every(fn, *args, methods=METHODS):
-    """The bounds by all methods, as one program: they share much of it."""
-    return jax.jit(lambda *args: [method(fn, *args) for method in methods])(*args)
+    """The bounds by all methods."""
+    return by_numpy(lambda *args: [method(fn, *args) for method in methods])(*args)
+
+
+def by_every_of_a_batch(fn, regions, methods=METHODS):
+    """The same for regions along a leading axis."""
+    return by_numpy(jax.vmap(lambda region: [method(fn, region) for method in methods]))(regions)
 
 
 def side_by_side(functions, boxes, methods):

@@ -690,8 +690,10 @@ RADII = {
     "wide": (0, 1),
     "large": (1, 3),
     "huge": (3, 6),
+    "vast": (8, 36),  # these two: of centres as far out, or as near to 0
+    "minute": (-36, -8),
 }
-FAR = 1e6
+FAR = 1e6  # where points lie if an end is infinite
 BOXES = (*RADII, "moderate", "wide", "kinks", "kinks", "one-sided", "fixed", "half-line")
 
 
@@ -699,6 +701,8 @@ def draw_box(d: Draw, shape, kind: str):
     """Ends that are numbers of float32."""
     center = d.rng.normal(size=shape) * d.among((0.3, 1.0, 3.0))
     low, high = RADII.get(kind, (-1, 1))
+    if kind in ("vast", "minute"):
+        center = center * 10 ** d.rng.uniform(low, high, shape)
     radius = 10 ** d.rng.uniform(low, high, shape) * (kind != "degenerate")
     lower, upper = center - radius * d.rng.uniform(size=shape), center + radius
     if kind == "one-sided":
@@ -744,6 +748,12 @@ def draw_clip(d: Draw, center):
     return jb.Interval(np.minimum(ends[0], center), np.maximum(ends[1], center))
 
 
+def near(end):
+    """The end, or where it is infinite, a number that is far out."""
+    xp = jnp if isinstance(end, jax.Array) else np
+    return xp.where(xp.isinf(end), xp.clip(end, -FAR, FAR), end)
+
+
 def clipped(points, clip: jb.Interval | None, xp=np):
     """Moves towards the centre only: what was in the ball stays there."""
     return points if clip is None else xp.clip(points, clip.lower, clip.upper)
@@ -783,9 +793,7 @@ def draw_points(seed: int, args, count=96):
             chosen = joint[:, start : start + math.prod(shape)].reshape(-1, *shape)
             parts[1 : 1 + len(chosen)] = chosen
             start += math.prod(shape)
-            lower, upper = (
-                np.clip(np.asarray(e, float), -FAR, FAR)[:, None] for e in (arg.lower, arg.upper)
-            )
+            lower, upper = (near(np.asarray(e, float))[:, None] for e in (arg.lower, arg.upper))
             points.append(np.clip(lower + parts * (upper - lower), lower, upper))
         else:
             points.append(arg.astype(float))
@@ -795,7 +803,7 @@ def draw_points(seed: int, args, count=96):
 def vertex(region, slope):
     """The point of a region where the linear function of a slope is largest, or one near it."""
     if isinstance(region, jb.Interval):
-        lower, upper = (jnp.clip(end, -FAR, FAR) for end in (region.lower, region.upper))
+        lower, upper = map(near, (region.lower, region.upper))
         return jnp.where(slope > 0, upper, lower)
     if region.p == 1:
         largest = jnp.argmax(jnp.abs(slope).ravel())
@@ -918,9 +926,7 @@ def bounded(program: Program, args, calls, dtype: str, how: str):
 
     def every(*args):
         found = {name: bound(program, *args) for name, (bound, _) in calls.items()}
-        # Points lie this far out where an end is infinite.
-        near = jax.tree.map(lambda end: jnp.clip(end, -FAR, FAR), args)
-        return found, magnitude(program, *near)
+        return found, magnitude(program, *jax.tree.map(near, args))
 
     with precision(dtype):
         args = jax.tree.map(lambda x: jnp.asarray(x, dtype), args)

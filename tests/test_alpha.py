@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from interpreter import by_numpy
 from oracle import assert_contains, box, precision, samples, tolerance, values
 
 import jaxbound as jb
@@ -67,9 +68,9 @@ def test_free_lines_are_sound_everywhere(dtype):
     with precision(dtype):
         region = box(*ENDS.T, dtype=dtype)
         fn = lambda x: jnp.stack([f(x) for f in FREE.values()])
-        found = jax.jit(functools.partial(jb.alphas, fn))(region)
+        found = by_numpy(functools.partial(jb.alphas, fn))(region)
         assert len(found) == len(FREE)
-        lines = jax.jit(lambda x, alphas: jb.linear_bounds(fn, x, relaxation=alphas))
+        lines = by_numpy(lambda x, alphas: jb.linear_bounds(fn, x, relaxation=alphas))
         parts = np.linspace(0, 1, 101)[:, None]
         points = ENDS[:, 0] + parts * (ENDS[:, 1] - ENDS[:, 0])
         inside = values(fn, points)
@@ -109,10 +110,10 @@ def test_free_planes_are_sound_everywhere(name):
     fn, shape = PLANES[name]
     center = np.random.default_rng(0).normal(size=shape)
     region = box(center - 0.7, center + 0.7)
-    found = jax.jit(functools.partial(jb.alphas, fn))(region)
+    found = by_numpy(functools.partial(jb.alphas, fn))(region)
     inside = values(fn, samples(region, 500))
     methods = [functools.partial(method, fn) for method in (jb.lbp, jb.crown)]
-    bounds = jax.jit(lambda x, alphas: [method(x, relaxation=alphas) for method in methods])
+    bounds = by_numpy(lambda x, alphas: [method(x, relaxation=alphas) for method in methods])
     for seed in range(4):
         for each in bounds(region, anywhere(found, seed)):
             assert_contains(each, inside, tolerance("float32", 20), name)
@@ -162,7 +163,7 @@ def test_between_its_start_and_the_values(name, dtype):
             alpha = functools.partial(jb.alpha_crown, fn, region, intermediates=given)
             return best_start(fn, region, given), alpha(), alpha(optimize_intermediates=True)
 
-        start, last, all_layers = jax.jit(bound)(region)
+        start, last, all_layers = by_numpy(bound)(region)
         inside, slack = values(fn, samples(region, 2000)), tolerance(dtype, 5)
         for found in (last, all_layers):
             assert_contains(found, inside, slack, name)
@@ -194,7 +195,7 @@ def test_through_windows_and_batches():
             "everywhere": jb.alpha_crown(fn, region, steps=5, optimize_intermediates=True),
         }
 
-    found = jax.jit(jax.vmap(bound))(boxes)
+    found = by_numpy(jax.vmap(bound))(boxes)
     for i, start in enumerate((x, 1 - x)):
         inside = values(fn, samples(jb.linf_ball(start, 0.3), 500))
         for name, each in found.items():
@@ -212,11 +213,11 @@ def test_gradient_is_that_of_fixed_alphas():
         moved = jax.tree.map(lambda w: w * (1 + eps), layers)
         return jb.alpha_crown(mlp(jax.nn.relu, moved), region, steps=200).lower.sum()
 
-    slope = jax.jit(jax.grad(total))(layers)
+    slope = by_numpy(jax.grad(total))(layers)
     assert all(np.isfinite(g).all() and np.abs(g).max() > 0 for g in slope)
     # At the optimum, the alphas' own change does not count.
     step = 1e-2
-    change = (jax.jit(total)(layers, step) - jax.jit(total)(layers, -step)) / (2 * step)
+    change = (by_numpy(total)(layers, step) - by_numpy(total)(layers, -step)) / (2 * step)
     along = sum(jnp.vdot(g, w) for g, w in zip(slope, layers, strict=True))
     np.testing.assert_allclose(change, along, rtol=0.05)
 
@@ -246,7 +247,7 @@ def test_alphas_of_ones_own_have_gradients():
         moved = jax.tree.map(lambda a, g: jnp.clip(a + 0.1 * jnp.sign(g), 0, 1), alphas, slope)
         return start, bound(moved)
 
-    start, end = jax.jit(climbed)(region)
+    start, end = by_numpy(climbed)(region)
     assert end > start + 1e-3
 
 
@@ -260,7 +261,7 @@ def test_any_optimizer_and_no_steps():
         found = alpha(optimizer=momentum).lower
         return best_start(fn, region, given).lower, alpha(steps=0).lower, found
 
-    start, none, found = jax.jit(bound)(region)
+    start, none, found = by_numpy(bound)(region)
     np.testing.assert_allclose(none, start, rtol=1e-5)
     assert (found > start + 1e-3).all()
 
@@ -273,12 +274,12 @@ def test_nothing_to_optimise():
         lambda x: jnp.sum(x) * jnp.ones(2),
     )
     methods = (jb.alpha_crown, jb.crown)
-    both = jax.jit(lambda x: [[method(fn, x) for fn in functions] for method in methods])
+    both = by_numpy(lambda x: [[method(fn, x) for fn in functions] for method in methods])
     for one, two in zip(*both(jb.linf_ball(jnp.ones(3), 0.5)), strict=True):
         np.testing.assert_allclose([one.lower, one.upper], [two.lower, two.upper], rtol=1e-6)
     wide = jb.Interval(jnp.array([-jnp.inf, 1.0]), jnp.array([1.0, jnp.inf]))
     fn = lambda x: jax.nn.relu(x) - jax.nn.sigmoid(x)
-    found = jax.jit(functools.partial(jb.alpha_crown, fn))(wide)
+    found = by_numpy(functools.partial(jb.alpha_crown, fn))(wide)
     assert not np.isnan([found.lower, found.upper]).any()
 
 
@@ -286,7 +287,7 @@ def test_balls_and_several_inputs():
     w = weights(4, 10, 3)
     fn = lambda x, y: jnp.tanh(x @ w[0]) @ w[1] * y
     x, y = jb.lp_ball(jnp.ones(4), 0.5, 2), jb.linf_ball(jnp.ones(3), 0.2)
-    found, start = jax.jit(lambda *r: (jb.alpha_crown(fn, *r), jb.crown(fn, *r)))(x, y)
+    found, start = by_numpy(lambda *r: (jb.alpha_crown(fn, *r), jb.crown(fn, *r)))(x, y)
     rng = np.random.default_rng(0)
     points = samples(x, 500)
     others = rng.uniform(0.8, 1.2, (len(points), 3))
@@ -298,7 +299,7 @@ def test_balls_and_several_inputs():
 def test_early_is_never_looser(method):
     fn, region = mlp(jax.nn.relu, weights(4, 12, 12, 12, 3)), jb.linf_ball(jnp.zeros(4), 0.5)
     methods = [functools.partial(method, fn, early=early) for early in (False, True)]
-    plain, early = jax.jit(lambda x: [method(x) for method in methods])(region)
+    plain, early = by_numpy(lambda x: [method(x) for method in methods])(region)
     assert_contains(early, values(fn, samples(region, 1000)), 1e-5)
     assert (early.lower >= plain.lower - 1e-5).all() and (early.upper <= plain.upper + 1e-5).all()
 
@@ -341,7 +342,7 @@ def test_meets_the_linear_program():
             adaptive = jb.crown_ibp(fn, region, intermediates=given)
             return given, [adaptive, best_start(fn, region, given), *found]
 
-        given, found = jax.jit(bound)(region)
+        given, found = by_numpy(bound)(region)
         program = reference.lp(fn, region, intermediates=given)
         chain = [*found, program, reference.milp(fn, region, intermediates=given)]
         for outer, inner in itertools.pairwise(chain):
@@ -361,7 +362,7 @@ def test_every_function_takes_its_options():
     def bound(region):
         return jb.intermediate_bounds(fn, region, method=inside), jb.intermediate_bounds(fn, region)
 
-    found, plain = jax.jit(bound)(region)
+    found, plain = by_numpy(bound)(region)
     widths = [sum((b.upper - b.lower).sum() for b in each.values()) for each in (found, plain)]
     assert widths[0] < widths[1]
     for method in (jb.ibp, jb.alpha_crown):

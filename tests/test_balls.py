@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import assert_contains, by_every, precision, samples, values
+from oracle import assert_contains, by_every, by_every_of_a_batch, precision, samples, values
 
 import jaxbound as jb
 from jaxbound._bounds.linear import support
@@ -95,7 +95,7 @@ def test_bounds_of_clipped_balls_contain(p):
     with precision("float64"):
         balls = [clipped(6, radius, p) for radius in (0.4, 1.5)]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *balls)
-        every = jax.vmap(lambda ball: by_every(fn, ball))(stacked)
+        every = by_every_of_a_batch(fn, stacked)
     for i, ball in enumerate(balls):
         found = values(fn, samples(ball, 4000))
         for bounds in every:
@@ -119,7 +119,7 @@ def test_a_huge_ball_is_its_clip():
     fn = lambda x: V[:3].astype(x.dtype) @ jax.nn.relu(W.astype(x.dtype) @ x)
     balls = [clipped(6, radius, 2, "float32") for radius in (1e9, np.inf)]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *balls)
-    (found,) = jax.vmap(lambda ball: by_every(fn, ball, methods=[jb.crown]))(stacked)
+    (found,) = by_every_of_a_batch(fn, stacked, methods=[jb.crown])
     (box,) = by_every(fn, balls[0].clip, methods=[jb.crown])
     for i in range(2):
         np.testing.assert_allclose(found.lower[i], box.lower, rtol=1e-5)

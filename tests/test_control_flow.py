@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from interpreter import by_numpy
 from jax import lax
 from jax.custom_batching import custom_vmap
-from oracle import METHODS, assert_contains, box, by_every, jitted, samples, values
+from oracle import METHODS, assert_contains, box, by_every, once, samples, values
 
 import jaxbound as jb
 
@@ -107,7 +108,7 @@ def test_an_unrolled_loop_is_as_tight_as_its_steps():
 def test_a_known_predicate_chooses(positive):
     """Traced, so that both branches are in the program; as tight as the chosen one alone."""
     fn = lambda x, flag: lax.cond(flag, lambda z: z - z[::-1], jax.nn.relu, x)
-    found = jax.jit(functools.partial(jb.crown, fn))(BOX, positive)
+    found = by_numpy(functools.partial(jb.crown, fn))(BOX, positive)
     alone = jb.crown(lambda x: fn(x, positive), BOX)
     np.testing.assert_allclose(found.lower, alone.lower, atol=1e-6)
     np.testing.assert_allclose(found.upper, alone.upper, atol=1e-6)
@@ -176,7 +177,7 @@ def test_gated_cells():
         lambda x: linen.apply(variables, x[None], seq_lengths=lengths)[0],
         lambda x: nnx.clone(twin)(x[None])[0],
     ):
-        bounds = jitted(jb.ibp)(fn, region)
+        bounds = once(jb.ibp)(fn, region)
         assert_contains(bounds, np.asarray(jax.jit(jax.vmap(fn))(points)), 1e-5)
 
 
@@ -199,7 +200,7 @@ def test_a_decided_choice_is_exact():
     fn = lambda x: jnp.where(x > 0, x, 0.1 * x - 1) - x
     region = box([1, -2, -1], [2, -1, 1])
     for method in (jb.lbp, jb.crown_ibp):
-        found = jax.jit(functools.partial(method, fn))(region)
+        found = by_numpy(functools.partial(method, fn))(region)
         np.testing.assert_allclose(found.lower[:2], [0, -0.1], atol=1e-6)
         np.testing.assert_allclose(found.upper[:2], [0, 0.8], atol=1e-6)
         assert_contains(found, values(fn, samples(region)), 1e-5, method.__name__)
@@ -215,7 +216,7 @@ def test_an_open_choice(kind):
 
     region = box([-1, 0, 1, 2, -1, 1, 5], [1, 3, 2, 2, 1, 4, 6])
     found = values(fn, samples(region))
-    linear = jax.jit(functools.partial(jb.linear_bounds, fn, relaxation=kind))(region)
+    linear = by_numpy(functools.partial(jb.linear_bounds, fn, relaxation=kind))(region)
     points = samples(region)
     at = jax.vmap(linear)(points.astype("float32"))
     assert (at.lower <= found + 1e-5).all() and (found <= at.upper + 1e-5).all()

@@ -7,7 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from oracle import LINEAR, METHODS, assert_contains, by_every, jitted, precision, samples, values
+from oracle import (
+    LINEAR,
+    METHODS,
+    assert_contains,
+    by_every,
+    by_every_of_a_batch,
+    once,
+    precision,
+    samples,
+    values,
+)
 
 import jaxbound as jb
 from jaxbound._walks.exactness import BOX, EXACT, LOOSE, exactness
@@ -181,7 +191,7 @@ def test_the_norm_of_a_ball():
 def test_a_radius_per_example():
     center, radius = jnp.asarray(RNG.normal(size=(3, 6)), "float32"), jnp.array([0.0, 0.1, 2.0])
     fn = lambda x: jax.nn.relu(W.astype(x.dtype) @ x)
-    every = jax.vmap(lambda c, r: by_every(fn, jb.LpBall(c, r, 2)))(center, radius)
+    every = by_every_of_a_batch(fn, jb.LpBall(center, radius, 2))
     for many, one in zip(every, by_every(fn, jb.LpBall(center[2], 2.0, 2)), strict=True):
         np.testing.assert_allclose(many.lower[2], one.lower, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(many.upper[0], jax.vmap(fn)(center)[0], rtol=1e-5, atol=1e-5)
@@ -197,7 +207,7 @@ def test_several_inputs(method):
             "b": [jnp.ones(2), jb.linf_ball(jnp.array([0.2, -0.4]), 0.5)],
             "c": jb.linf_ball(jnp.array(1.0), 0.1),
         }
-        found = jitted(method)(fn, tree, jnp.array(-2.0))
+        found = once(method)(fn, tree, jnp.array(-2.0))
     a, b, c = (samples(r, 400)[-400:] for r in (tree["a"], tree["b"][1], tree["c"]))
     inner = lambda a, b, c: fn({"a": a, "b": [jnp.ones(2), b], "c": c}, -2.0)
     assert_contains(found, values(inner, a, b, c), 1e-12)
@@ -208,12 +218,12 @@ def test_linear_bounds_of_several_inputs(method):
     fn = lambda x, y: jax.nn.relu(W[:3] @ x) - y * 2
     with precision("float64"):
         regions = jb.LpBall(box(VECTOR).center, 0.3, 2), jb.linf_ball(jnp.zeros(3), 0.5)
-        linear = jitted(jb.linear_bounds, method=method)(fn, *regions)
+        linear = once(jb.linear_bounds, method=method)(fn, *regions)
         assert [c.shape for c in linear.lower_coeffs] == [(3, 6), (3, 3)]
         points = [samples(r, 400)[-400:] for r in regions]
         at = jax.vmap(linear)(*map(jnp.asarray, points))
         assert (at.lower <= values(fn, *points) + 1e-12).all()
         assert (at.upper >= values(fn, *points) - 1e-12).all()
-        whole, parts = jitted(method)(fn, *regions), jb.concretize(linear, *regions)
+        whole, parts = once(method)(fn, *regions), jb.concretize(linear, *regions)
         np.testing.assert_allclose(parts.lower, whole.lower, atol=1e-12)
         np.testing.assert_allclose(parts.upper, whole.upper, atol=1e-12)

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from jax import lax
 from jax.extend import core as jex
-from oracle import METHODS, jitted, precision
+from oracle import METHODS, once, precision
 
 import jaxbound as jb
 
@@ -149,8 +149,8 @@ def test_names_of_lines():
 def test_intermediates_go_back_in(linen, method):
     """A method that is told what another found has both; what it found itself changes nothing."""
     fn, box = linen
-    intervals = jitted(jb.intermediate_bounds, method=jb.ibp)(fn, box)
-    found = jitted(jb.intermediate_bounds, method=method, intermediates=intervals)(fn, box)
+    intervals = once(jb.intermediate_bounds, method=jb.ibp)(fn, box)
+    found = once(jb.intermediate_bounds, method=method, intermediates=intervals)(fn, box)
     for name, bounds in intervals.items():
         assert (found[name].lower >= bounds.lower - 1e-5).all()
         assert (found[name].upper <= bounds.upper + 1e-5).all()

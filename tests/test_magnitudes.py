@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from interpreter import by_numpy
 from jax import lax
 from oracle import box
 
@@ -172,7 +173,7 @@ POWERS = {  # function, and its exact image on [-2, 3]
 def test_whole_powers_of_any_base():
     region = box([-2.0], [3.0])
     together = lambda region: {n: [m(f, region) for m in WALKS] for n, (f, _) in POWERS.items()}
-    for name, found in jax.jit(together)(region).items():
+    for name, found in by_numpy(together)(region).items():
         for bounds in found:
             np.testing.assert_allclose(
                 np.ravel([bounds.lower, bounds.upper]), POWERS[name][1], rtol=1e-5, atol=1e-5

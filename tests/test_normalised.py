@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from interpreter import by_numpy
 from jax import lax
 from oracle import METHODS, assert_contains, box, precision, samples, values
 
@@ -105,7 +106,7 @@ def test_others_have_none(fn):
 def test_what_only_a_run_knows():
     """An offset that may be negative, and one that is not."""
     fn = lambda x, offset: x * lax.rsqrt(mean_square(x, 1) + offset)
-    found = jax.jit(lambda x, offset: jb.ibp(lambda x: fn(x, offset), jb.linf_ball(x, 0.5)))(
+    found = by_numpy(lambda x, offset: jb.ibp(lambda x: fn(x, offset), jb.linf_ball(x, 0.5)))(
         jnp.ones((2, 6)), -0.125
     )
     assert (found.upper > 6**0.5).all()
@@ -125,7 +126,7 @@ def test_bounds(dtype):
     methods = METHODS if dtype == "float32" else (jb.ibp, jb.lbp, jb.crown_ibp)
     with precision(dtype):
         boxes = box(center - radius, center + radius, dtype)
-        every = jax.jit(jax.vmap(lambda x: [method(both, x) for method in methods]))(boxes)
+        every = by_numpy(jax.vmap(lambda x: [method(both, x) for method in methods]))(boxes)
     every = jax.tree.map(np.asarray, every)
     for i, r in enumerate(RADII):
         region, bounds = jax.tree.map(operator.itemgetter(i), (boxes, every))
@@ -156,7 +157,7 @@ def test_half_precision():
 def test_planes_or_intervals(radius):
     """On wide boxes, where a variance may vanish, linear bounds are not far beyond intervals."""
     fn = linen(nn.Sequential([nn.Dense(8), nn.LayerNorm(), nn.relu, nn.Dense(3)]), (4,))
-    find = jax.jit(lambda x: [method(fn, x) for method in (jb.ibp, jb.crown)])
+    find = by_numpy(lambda x: [method(fn, x) for method in (jb.ibp, jb.crown)])
     of_interval, of_lines = find(jb.linf_ball(jnp.ones(4), radius))
     width = [(bounds.upper - bounds.lower).sum() for bounds in (of_interval, of_lines)]
     assert width[1] < (0.2 if radius == 0.01 else 1.5) * width[0]
@@ -173,5 +174,5 @@ def test_a_transformer_on_a_wide_box():
             return x + nn.MultiHeadDotProductAttention(num_heads=2)(z, z)
 
     fn = linen(nn.Sequential([Block() for _ in range(4)]), (3, 4))
-    found = jax.jit(lambda x: jb.ibp(fn, jb.linf_ball(x, 10.0)))(jnp.ones((3, 4)))
+    found = by_numpy(lambda x: jb.ibp(fn, jb.linf_ball(x, 10.0)))(jnp.ones((3, 4)))
     assert np.abs(found.upper).max() < 200

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from flax import nnx
 from hypothesis import given
+from interpreter import by_numpy
 from oracle import (
     METHODS,
     assert_contains,
     box,
     by_every,
+    by_every_of_a_batch,
     magnitude,
     precision,
     samples,
@@ -128,10 +130,8 @@ def test_networks(name):
     boxes = regions(shape)
     points = np.stack([samples(nth(boxes, i)) for i in range(5)])
     found = values(jax.vmap(fn), points)
-    slack = tolerance(
-        "float32", np.asarray(jax.jit(jax.vmap(functools.partial(magnitude, fn)))(boxes))
-    )
-    every = jax.vmap(functools.partial(by_every, fn))(boxes)
+    slack = tolerance("float32", by_numpy(jax.vmap(functools.partial(magnitude, fn)))(boxes))
+    every = by_every_of_a_batch(fn, boxes)
     for method, bounds in zip(METHODS, every, strict=True):
         for i in range(5):
             assert_contains(nth(bounds, i), found[i], slack[i], f"{method.__name__}, box {i}")

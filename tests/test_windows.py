@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import assert_contains, jitted, precision, samples, values
+from interpreter import by_numpy
+from oracle import assert_contains, once, precision, samples, values
 
 import jaxbound as jb
 from jaxbound._locality.reach import cone
@@ -89,9 +90,9 @@ REGIONS = {
 def test_windows_give_the_same_bounds(name, region, monkeypatch):
     with precision("float64"):
         (fn, _), box = network(name), REGIONS[region]()
-        by_window = jitted(jb.intermediate_bounds, method=jb.crown)(fn, box)
+        by_window = once(jb.intermediate_bounds, method=jb.crown)(fn, box)
         whole(monkeypatch)
-        by_row = jitted(jb.intermediate_bounds, method=jb.crown)(fn, box)
+        by_row = once(jb.intermediate_bounds, method=jb.crown)(fn, box)
     assert by_window.keys() == by_row.keys()
     for key in by_row:
         np.testing.assert_allclose(by_window[key].lower, by_row[key].lower, atol=1e-12)
@@ -117,9 +118,9 @@ def test_blocks_of_pixels_give_the_same_forward_bounds(name, region, monkeypatch
         monkeypatch.setattr(
             forward, "cone", lambda *where: reached.append(cone(*where)) or reached[-1]
         )
-        by_block = jitted(jb.linear_bounds, method=jb.lbp)(fn, box)
+        by_block = once(jb.linear_bounds, method=jb.lbp)(fn, box)
         monkeypatch.setattr(forward, "cone", lambda *where: None)
-        at_once = jitted(jb.linear_bounds, method=jb.lbp)(fn, box)
+        at_once = once(jb.linear_bounds, method=jb.lbp)(fn, box)
     assert any(found is not None for found in reached)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-12), by_block, at_once)
 
@@ -152,8 +153,8 @@ def test_blocks_of_pixels_beside_known_arguments():
 @pytest.mark.parametrize("options", [{"chunk_size": 7}, {"chunk_size": 10_000}])
 def test_windows_in_chunks(options):
     fn, _ = network("padding")
-    full = jitted(jb.crown)(fn, image())
-    part = jitted(jb.crown, **options)(fn, image())
+    full = once(jb.crown)(fn, image())
+    part = once(jb.crown, **options)(fn, image())
     np.testing.assert_allclose(full.lower, part.lower, atol=1e-5)
     np.testing.assert_allclose(full.upper, part.upper, atol=1e-5)
 
@@ -173,9 +174,9 @@ def test_gradients_go_through_windows(name, monkeypatch):
             )(images)
             return (found.upper - found.lower).sum()
 
-        found = jax.jit(jax.grad(loss, (0, 1)))(variables, images)
+        found = by_numpy(jax.grad(loss, (0, 1)))(variables, images)
         whole(monkeypatch)
-        want = jax.jit(jax.grad(lambda *args: loss(*args), (0, 1)))(variables, images)
+        want = by_numpy(jax.grad(lambda *args: loss(*args), (0, 1)))(variables, images)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), found, want)
 
 
@@ -185,8 +186,8 @@ def test_gradients_go_through_windows(name, monkeypatch):
 def test_undecided_are_those_of_unknown_sign():
     fn, _ = network("padding")
     box = image()
-    counts = jitted(jb.undecided, method=jb.crown)(fn, box)
-    known = jitted(jb.intermediate_bounds, method=jb.ibp)(fn, box)
+    counts = once(jb.undecided, method=jb.crown)(fn, box)
+    known = once(jb.intermediate_bounds, method=jb.ibp)(fn, box)
     name = list(known)[1]
     assert list(counts) == [name]
     assert counts[name] == ((known[name].lower < 0) & (known[name].upper > 0)).sum()
@@ -194,7 +195,7 @@ def test_undecided_are_those_of_unknown_sign():
 
 def test_undecided_of_smooth_functions_are_all():
     fn, _ = network("stride")
-    counts = jitted(jb.undecided)(lambda x: jnp.tanh(fn(x) @ jnp.ones((2, 1))), image())
+    counts = once(jb.undecided)(lambda x: jnp.tanh(fn(x) @ jnp.ones((2, 1))), image())
     assert 25 in counts.values()
 
 
@@ -203,9 +204,9 @@ def test_enough_capacity_changes_nothing():
     with precision("float64"):
         (fn, _), box = network("padding"), image()
         tight = functools.partial(jb.crown, relaxation="tight")
-        counts = jitted(jb.undecided, method=tight)(fn, box)
-        found = jitted(tight, capacity=jb.capacities(counts))(fn, box)
-        full = jitted(tight)(fn, box)
+        counts = once(jb.undecided, method=tight)(fn, box)
+        found = once(tight, capacity=jb.capacities(counts))(fn, box)
+        full = once(tight)(fn, box)
     np.testing.assert_allclose(found.lower, full.lower, atol=1e-12)
     np.testing.assert_allclose(found.upper, full.upper, atol=1e-12)
 
@@ -215,7 +216,7 @@ def test_too_little_capacity_is_sound(name, capacity):
     fn, _ = network(name)
     box = image(0.2)
     found = values(fn, samples(box, 50))
-    assert_contains(jitted(jb.crown, capacity=capacity)(fn, box), found, 1e-4)
+    assert_contains(once(jb.crown, capacity=capacity)(fn, box), found, 1e-4)
 
 
 def test_the_rest_keeps_its_interval():
@@ -223,7 +224,7 @@ def test_the_rest_keeps_its_interval():
     box = image()
     method = functools.partial(jb.crown, capacity=10)
     some, known, full = (
-        list(jitted(jb.intermediate_bounds, method=m)(fn, box).values())[1]
+        list(once(jb.intermediate_bounds, method=m)(fn, box).values())[1]
         for m in (method, jb.ibp, jb.crown)
     )
     walked = ~np.isclose(some.lower, known.lower, atol=1e-6)
@@ -234,11 +235,11 @@ def test_the_rest_keeps_its_interval():
 def test_capacity_per_example():
     fn, _ = network("padding")
     boxes = jb.linf_ball(np.random.default_rng(1).uniform(size=(3, *IMAGE)).astype("f"), 0.05)
-    counts = jax.jit(jax.vmap(functools.partial(jb.undecided, fn)))(boxes)
+    counts = by_numpy(jax.vmap(functools.partial(jb.undecided, fn)))(boxes)
     capacity = jb.capacities(counts)
     assert all(capacity[name] >= count.max() for name, count in counts.items())
-    found = jax.jit(jax.vmap(functools.partial(jb.crown, fn, capacity=capacity)))(boxes)
-    full = jax.jit(jax.vmap(functools.partial(jb.crown, fn)))(boxes)
+    found = by_numpy(jax.vmap(functools.partial(jb.crown, fn, capacity=capacity)))(boxes)
+    full = by_numpy(jax.vmap(functools.partial(jb.crown, fn)))(boxes)
     # The output is no looser than its interval, which the decided neurons keep.
     assert (found.lower >= full.lower - 1e-5).all() and (found.upper <= full.upper + 1e-5).all()
 

@@ -58,8 +58,12 @@ class Plane(NamedTuple):
         return (self.weights * z).sum(-1) + self.offset
 
     def scaled(self, factor, shift) -> Plane:
-        factor = jnp.broadcast_to(factor, self.offset.shape)
-        return Plane(factor[..., None] * self.weights, factor * self.offset + shift)
+        """``factor * plane + shift``. What is multiplied is finite: where there is no plane, it has no slope."""
+        exists = jnp.isfinite(self.offset)
+        weights, offset = self.otherwise(0)
+        factor = jnp.broadcast_to(factor, offset.shape)
+        offset = jnp.where(exists, factor * offset + shift, jnp.inf)
+        return Plane(factor[..., None] * weights, offset)
 
     def otherwise(self, constant, where: Any = True) -> Plane:
         """``constant`` where there is no plane, or none is wanted."""
@@ -175,7 +179,7 @@ def softmax(l, u) -> tuple[Plane, Plane]:
     """
     l, u = differences(l, u)
     below, above = log_sum_exp(l, u)
-    t = above.at(_finite(Interval(l, u).center))
+    t = above.otherwise(0).at(_finite(Interval(l, u).center))
     ends = (-jax.nn.logsumexp(end, -1) for end in (u, l))
     chord = curves.convex(jnp.exp, *ends)
     lower = above.scaled(-jnp.exp(-t), jnp.exp(-t) * (1 + t))

@@ -164,11 +164,14 @@ SILU_TURN, GELU_ERF_TURN, GELU_TANH_TURN, MISH_TURN = (
 )
 
 
-def def_turning(primitive, turns: Callable[..., tuple[Any, ...]]) -> None:
+def def_turning(primitive, turns: Callable[..., tuple[Any, ...]], inside=None) -> None:
     """``primitive``'s first operand is uncertain; ``turns(*other operands)`` are its turning points."""
 
     def bound(x, *known, **params):
-        return arithmetic.image(lambda z: primitive.bind(z, *known, **params), x, *turns(*known))
+        fn = lambda z: primitive.bind(z, *known, **params)
+        return arithmetic.image(
+            fn if inside is None else powers.tame(fn, inside), x, *turns(*known)
+        )
 
     interval_rules[primitive] = IntervalRule(bound, (0,))
 
@@ -181,8 +184,8 @@ def_turning(activations.gelu_tanh, lambda: (GELU_TANH_TURN,))
 def_turning(activations.mish, lambda: (MISH_TURN,))
 def_turning(jp.cosh_p, lambda: (0.0,))
 def_turning(activations.log_cosh, lambda: (0.0,))
-def_turning(activations.entr, lambda: (math.exp(-1),))
-def_turning(activations.xlogx, lambda: (math.exp(-1),))
+for _p in (activations.entr, activations.xlogx):
+    def_turning(_p, lambda: (math.exp(-1),), inside=0.5)
 def_turning(activations.leaky_relu, lambda slope: (0.0,))
 def_turning(activations.elu, lambda alpha: (0.0,))
 
