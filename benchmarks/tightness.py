@@ -57,6 +57,8 @@ METHODS: dict[Key, Callable] = {("ibp", "-"): jb.ibp} | {
     for lines in ("adaptive", "tight")
 }
 METHODS |= {
+    ("crown", "published"): functools.partial(jb.crown, published=True),  # not within intervals
+    ("crown", "both"): functools.partial(jb.alpha_crown, steps=0),  # adaptive and tight lines
     ("crown", "parallel"): functools.partial(jb.crown, relaxation="parallel"),  # Fast-Lin
     START: between,
     STEPS: jb.alpha_crown,
