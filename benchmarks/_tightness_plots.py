@@ -29,6 +29,8 @@ MARKERS = {
     "adaptive": "o",
     "tight": "s",
     "parallel": "^",
+    "published": "X",
+    "both": "h",
     "union": "*",
     "alpha's inside": "v",
     "20 steps": "P",

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from interpreter import by_numpy
 from jax import lax
-from oracle import METHODS, assert_contains, box, side_by_side, tolerance, values
+from oracle import (
+    METHODS,
+    assert_contains,
+    box,
+    by_every_of_a_batch,
+    once,
+    side_by_side,
+    tolerance,
+    values,
+)
 
 import jaxbound as jb
 
@@ -64,15 +73,15 @@ LATER = {
 def test_infinite_and_sound(name, later):
     fn, intervals = CASES[name]
     both = lambda x: LATER[later](fn(x))
-    intervals = np.resize(np.array(intervals, float), (4, 2))  # one shape: operations compile once
+    intervals = np.resize(np.array(intervals, float), (4, 2))
     # The second element stays inside the domain: the first must not spoil it.
     lower = jnp.array([(l, 0.5) for l, _ in intervals], jnp.float32)
     upper = jnp.array([(u, 0.75) for _, u in intervals], jnp.float32)
     points = np.linspace(np.clip(lower, -1e6, None), np.clip(upper, None, 1e6), 41)
     with jax.enable_x64(True):
         values = np.asarray(jax.vmap(jax.vmap(both))(jnp.asarray(points)))
-    for method in METHODS:  # not compiled as a whole: the cases share their operations
-        found = jax.vmap(functools.partial(method, both))(jb.Interval(lower, upper))
+    every = by_every_of_a_batch(both, jb.Interval(lower, upper))
+    for method, found in zip(METHODS, every, strict=True):
         low, high = np.asarray(found.lower, float), np.asarray(found.upper, float)
         what = f"{method.__name__} {intervals.tolist()}"
         assert not np.isnan(low).any() and not np.isnan(high).any(), what
@@ -87,9 +96,7 @@ def test_infinite_and_sound(name, later):
 def test_the_rest_stays_finite(name, method):
     fn, intervals = CASES[name]
     for l, u in intervals:
-        found = method(
-            fn, jb.Interval(jnp.array([l, 0.5], "float32"), jnp.array([u, 0.75], "float32"))
-        )
+        found = once(method)(fn, box([l, 0.5], [u, 0.75]))
         assert np.isfinite([found.lower[1], found.upper[1]]).all()
 
 

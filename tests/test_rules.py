@@ -228,7 +228,7 @@ def sandwiched(fn):
 
 
 def batch(intervals, dtype) -> jb.Interval:
-    """Boxes ``[18, 3]``: every interval beside its neighbours. One shape: operations compile once."""
+    """Boxes ``[18, 3]``: every interval beside its neighbours."""
     ends = np.stack([np.resize(np.roll(intervals, -shift, axis=0), (18, 2)) for shift in range(3)])
     return box(ends[..., 0].T, ends[..., 1].T, dtype)
 
@@ -244,14 +244,14 @@ def primitives(fn, *regions):
     return {eqn.primitive for eqn in jb.trace(fn, *regions).equations if any(eqn.uncertain)}
 
 
-def check(fn, boxes, dtype, run=lambda f: f, walks=tuple(WALKS)):
+def check(fn, boxes, dtype, walks=tuple(WALKS)):
     """All walks over a batch of boxes: bounds at the ends, lines at every sample."""
     if not primitives(fn, nth(boxes, 0)) & kinked:  # only their lines differ by kind
         walks = [walk for walk in walks if walk in SMOOTH_WALKS]
     points = np.stack([samples(nth(boxes, i)) for i in range(len(boxes.lower))])
     found = values(jax.vmap(fn), points)
     with precision(dtype):
-        found_by = run(jax.vmap(functools.partial(everything, fn, walks)))(boxes)
+        found_by = by_numpy(jax.vmap(functools.partial(everything, fn, walks)))(boxes)
     results, lines, size = jax.tree.map(np.asarray, found_by)
     results |= {f"lines of {n}": line_values(b, points) for n, b in lines.items()}
     for name, bounds in results.items():
@@ -301,7 +301,7 @@ def test_lines_touch(name):
     fn, intervals = UNARY[name]
     with precision("float64"):
         region = box(*np.array(intervals, float).T, "float64")
-        linear = jax.tree.map(np.asarray, jb.linear_bounds(fn, region))
+        linear = by_numpy(functools.partial(jb.linear_bounds, fn))(region)
         points = np.linspace(region.lower, region.upper, 4001)
         found = np.asarray(fn(jnp.asarray(points)))
     below = np.diagonal(linear.lower_coeffs[0]) * points + linear.lower_offset
@@ -528,8 +528,7 @@ def boxes_around(shape, dtype) -> jb.Interval:
 def test_functions_of_arrays(name, dtype):
     fn, shape = SHAPED[name]
     walks = tuple(WALKS) if dtype == "float32" else ("crown adaptive",)
-    # Every case has shapes of its own: operations that XLA compiles could not be shared.
-    check(chained(fn, shape), boxes_around(shape, dtype), dtype, by_numpy, walks)
+    check(chained(fn, shape), boxes_around(shape, dtype), dtype, walks)
 
 
 def planes_of_a_maximum(region, kind):
