@@ -20,7 +20,16 @@ PACKAGE = ROOT / "jaxbound"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A file imports from its own folder and from those before it; within a folder, never in a circle.
-FOLDERS = ["_bounds", "_program", "_rules", "_locality", "_walks", "_methods", "reference"]
+FOLDERS = [
+    "_deprecation",
+    "_bounds",
+    "_program",
+    "_rules",
+    "_locality",
+    "_walks",
+    "_methods",
+    "reference",
+]
 APART = {"_walks/intervals", "_walks/forward", "_walks/backward"}  # the interpreters
 
 MAX_FILE, MAX_FUNCTION = 300, 40
