@@ -49,6 +49,7 @@ def times(a, b):
 
 
 def mul(x, y, **_):
+    """Bounds ``x * y``, which is extreme at the ends of both operands."""
     if not isinstance(y, Interval):
         x, y = y, x
     (xl, xu), (yl, yu) = ends(x), ends(y)

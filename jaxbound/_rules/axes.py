@@ -254,7 +254,7 @@ def are_largest(sign, count):
         rows = Rows(x.shape, axes)
         ends = [end if sign > 0 else -end for end in (x.lower, x.upper)][::sign]
         found = largest(*map(rows.last, ends))
-        if count:  # at least one is
+        if count:  # at least one entry is the largest
             return Interval(*(jnp.maximum(end.sum(-1), 1).astype(x.dtype) for end in found))
         return Interval(*(rows.back(end).astype(x.dtype) for end in found))
 

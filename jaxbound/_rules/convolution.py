@@ -64,8 +64,8 @@ def transpose_convolution(
     return jnp.transpose(walked, (0, *order))
 
 
-# (rows [N, *output_size, O], kernel [*k, I/groups, O]) -> [N, *size, I]. A primitive, because only a batching
-# rule can merge examples and rows into one axis *before* differentiation: then the kernel's gradient is one
+# (rows [N, *output_size, O], kernel [*k, I/groups, O]) -> [N, *size, I]. It is a primitive because only a batching
+# rule can merge examples and rows into one axis *before* differentiation: so the kernel's gradient is one
 # convolution for the whole batch.
 _transposed_p = Primitive("transposed_convolution")
 

@@ -81,8 +81,8 @@ def def_increasing(
 ) -> None:
     """Registers the interval rule of a ``primitive`` that is non-decreasing in each uncertain operand.
 
-    The ends of its image are its values at the operands' ends. If it is infinitely steep at an end of its
-    domain, ``inside`` is a number in the domain, and gradients are kept finite.
+    The ends of its image are its values at the operands' ends. If it is infinitely steep at some points, such as
+    the ends of its domain, ``inside`` is another point of the domain, and gradients are kept finite.
     """
 
     def increasing(*xs, **params):
@@ -108,7 +108,7 @@ for _p in (
 ):  # fmt: skip
     def_increasing(_p)
 
-# Infinitely steep at an end of their domain; the number lies inside of it.
+# Infinitely steep at an end of their domain, or at 0 (cbrt); the number is a point inside, where they are not.
 for _p, _inside in (
     (jp.log_p, 0.5), (jp.log1p_p, 0.5), (jp.sqrt_p, 0.5), (jp.cbrt_p, 0.5), (jp.asin_p, 0.5), (jp.acosh_p, 2.0),
     (jp.atanh_p, 0.5), (jp.erf_inv_p, 0.5),

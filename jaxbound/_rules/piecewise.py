@@ -49,6 +49,7 @@ class Parts(NamedTuple):
 
 
 def _parts(l, u, breaks, polys) -> Parts:
+    """Returns the parts of the pieces ``polys``, between which the ``breaks`` lie, on [l, u]."""
     forms = [about_vertex(*poly) for poly in polys]
     ends = [-np.inf, *breaks, np.inf]
     column = lambda values: jnp.asarray(np.reshape(values, (-1, *[1] * l.ndim)), l.dtype)

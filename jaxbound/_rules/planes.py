@@ -169,7 +169,8 @@ def angle(y, x, image) -> Relaxation:
     error = (xr**2 + yr**2) / (2 * jnp.where(away, distance, 1))
     square, xc = jnp.where(away, square, 1), jnp.where(away, xc, 1)
     found = one_branch & jnp.isfinite(_radius(y) + _radius(x))
-    found &= (distance > jnp.sqrt(info.tiny)) & (scale < info.eps / info.tiny)  # nor do slopes
+    # Slopes, which are divided by ``scale``, must neither overflow nor vanish.
+    found &= (distance > jnp.sqrt(info.tiny)) & (scale < info.eps / info.tiny)
     found &= curves.all_finite(error, 1 / scale / square) & (2 * error < image.upper - image.lower)
     slopes = [jnp.where(found, slope, 0) for slope in (xc / square, -yc / square)]
     parts = list(zip(slopes, (yc, xc), uncertain, strict=True))

@@ -19,7 +19,10 @@ def steepest(dtype) -> float:
 
 
 def tame(fn: Callable[..., Any], inside: float) -> Callable[..., Any]:
-    """Returns ``fn(z, *known)`` with finite derivatives at the ends of its domain; ``inside`` is a number in it."""
+    """Returns ``fn(z, *known)`` with finite derivatives also where it is infinitely steep.
+
+    That may be at the ends of its domain; ``inside`` is a number in the domain, where it is not.
+    """
 
     @jax.custom_jvp
     def tamed(z, *known):

@@ -32,7 +32,8 @@ kinked: frozenset[Any] = frozenset(
     | {activations.straight_pieces}
 )
 
-# Those that are not defined everywhere. Linear bounds of an operand may leave the domain; its interval seldom does.
+# Those that may be undefined or infinitely steep somewhere: linear bounds of an operand may leave the domain, its
+# interval seldom does.
 partial: frozenset[Any] = frozenset(
     {jp.log_p, jp.log1p_p, jp.sqrt_p, jp.rsqrt_p, jp.integer_pow_p, jp.pow_p, jp.div_p, jp.tan_p}
     | {jp.cbrt_p, jp.asin_p, jp.acosh_p, jp.atanh_p, jp.erf_inv_p, jp.lgamma_p, jp.digamma_p}
