@@ -1,1 +1,1 @@
-"""What each primitive does to an interval, where it is affine, and between which two affine functions it lies."""
+"""Defines what each primitive does to an interval, where it is affine, and between which affine functions it lies."""

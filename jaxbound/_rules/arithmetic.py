@@ -1,4 +1,4 @@
-"""Interval arithmetic: operands are `Interval` where uncertain, arrays where known."""
+"""Defines interval arithmetic: operands are `Interval` where uncertain, arrays where known."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from jaxbound._bounds.interval import Interval, intersect
 
 
 def ends(x) -> tuple[Any, Any]:
+    """Returns the lower and the upper end; a known array is both."""
     return (x.lower, x.upper) if isinstance(x, Interval) else (x, x)
 
 
@@ -26,7 +27,7 @@ def sub(x, y, **_):
 
 
 def decreasing(primitive) -> Callable[..., Interval]:
-    """Never increasing: the ends change places."""
+    """Returns the interval rule of a ``primitive`` that never increases: the ends change places."""
 
     def bound(x, **params):
         return Interval(*(primitive.bind(end, **params) for end in (x.upper, x.lower)))
@@ -35,12 +36,12 @@ def decreasing(primitive) -> Callable[..., Interval]:
 
 
 def is_nan(x: Interval) -> Interval:
-    """Impossible between finite ends."""
+    """Bounds the truth value of "is NaN": impossible between finite ends, possible otherwise."""
     return Interval(jnp.zeros(x.shape, bool), ~(jnp.isfinite(x.lower) & jnp.isfinite(x.upper)))
 
 
 def times(a, b):
-    """``a * b`` with ``0 * inf = 0``; infinite operands have no gradient."""
+    """Returns ``a * b`` with ``0 * inf = 0``; infinite operands have no gradient."""
     infinite, zero = jnp.isinf(a) | jnp.isinf(b), (a == 0) | (b == 0)
     found = lax.mul(*(jnp.where(infinite, 1, z).astype(jnp.result_type(z)) for z in (a, b)))
     beyond = lax.mul(*lax.stop_gradient((a, b)))
@@ -48,6 +49,7 @@ def times(a, b):
 
 
 def mul(x, y, **_):
+    """Bounds ``x * y``, which is extreme at the ends of both operands."""
     if not isinstance(y, Interval):
         x, y = y, x
     (xl, xu), (yl, yu) = ends(x), ends(y)
@@ -61,9 +63,9 @@ def mul(x, y, **_):
 
 
 def div(x, y, **_):
-    """Extreme at the ends of both operands; unbounded where the divisor may be 0.
+    """Bounds ``x / y``, which is extreme at the ends of both operands; unbounded where the divisor may be 0.
 
-    By a known divisor it is also right for the coefficients of linear bounds, where l > u occurs.
+    With a known divisor it is also right for the coefficients of linear bounds, where l > u occurs.
     """
     (xl, xu), (yl, yu) = ends(x), ends(y)
     if jnp.issubdtype(jnp.result_type(xl), jnp.integer):
@@ -84,20 +86,21 @@ def div(x, y, **_):
 
 
 def _over(a, b):
-    """``a / b``; 0 for two infinite ends, which every finite ``a`` tends to."""
+    """Returns ``a / b``; for two infinite ends 0, to which ``a / b`` tends for every finite ``a``."""
     both = jnp.isinf(a) & jnp.isinf(b)
     return jnp.where(both, 0, lax.div(jnp.where(both, 0, a), b))
 
 
 def same_shape(*arrays):
-    """Scalars beside arrays, as literals of a program are."""
+    """Broadcasts arrays to one shape: literals of a program may be scalars beside arrays."""
     return jnp.broadcast_arrays(*arrays)
 
 
 def rem(x, y, **_):
-    """What division by a known ``y`` leaves: the sign of ``x``, below ``|y|``; rising between multiples of ``y``.
+    """Bounds the remainder by a known ``y``: of the sign of ``x``, below ``|y|``, and rising between multiples of y.
 
-    Integers by 0 stay what they are in XLA; the least integer has no ``|y|``.
+    In XLA an integer's remainder by 0 is the integer itself, and the least integer has no ``|y|``: for these
+    y, the interval spans 0 and ``x``.
     """
     if jnp.issubdtype(x.dtype, jnp.integer):
         whole = (y == 0) | (jnp.abs(y) < 0)
@@ -116,9 +119,10 @@ def _remainder(x: Interval, y) -> Interval:
 
 
 def same_multiple(x: Interval, y):
-    """Whether no multiple of ``y`` (other than 0, where the remainder is continuous) lies in ``x``.
+    """Tells whether the remainder by ``y`` rises on all of ``x``: whether x crosses no multiple of y other than 0.
 
-    On one side of 0 and over less than ``|y|``, the remainder falls only where it crosses a multiple.
+    At 0 the remainder is continuous. On one side of 0 and over less than ``|y|``, it falls only where it crosses
+    a multiple: then its value at the upper end is below that at the lower end.
     """
     one_side = (x.lower >= 0) | (x.upper <= 0)
     short = (x.upper - x.lower < jnp.abs(y)) & (lax.rem(x.lower, y) <= lax.rem(x.upper, y))
@@ -127,7 +131,7 @@ def same_multiple(x: Interval, y):
 
 
 def next_after(x, y, **_):
-    """At most one number further."""
+    """Bounds the floating-point number next to ``x``: each end moves outward by one number."""
     shape = jnp.broadcast_shapes(*(jnp.shape(ends(z)[0]) for z in (x, y)))
     low, high = (jnp.broadcast_to(end, shape) for end in ends(x))
     below, above = (jnp.full_like(end, sign * jnp.inf) for end, sign in ((low, -1), (high, 1)))
@@ -135,7 +139,10 @@ def next_after(x, y, **_):
 
 
 def bilinear(primitive, radius):
-    """The product of the centres, ``+- radius(x, y)``; of two uncertain operands, also by their signs."""
+    """Returns the interval rule of a bilinear ``primitive``: the product of the centres, ``+- radius(x, y)``.
+
+    For two uncertain operands it is intersected with the bounds `by_signs`.
+    """
 
     def bound(x, y, **params):
         center = primitive.bind(_midpoint(x)[0], _midpoint(y)[0], **params)
@@ -149,7 +156,10 @@ def bilinear(primitive, radius):
 
 
 def by_signs(product, x, y) -> Interval:
-    """By the positive and negative parts of both, whose products are monotone: exact unless both change sign."""
+    """Bounds a product by those of both operands' positive and negative parts, which are monotone.
+
+    It is exact unless both operands change sign.
+    """
     (xl, xu), (yl, yu) = (
         [(jnp.maximum(end, 0), jnp.minimum(end, 0)) for end in ends(z)] for z in (x, y)
     )
@@ -159,7 +169,7 @@ def by_signs(product, x, y) -> Interval:
 
 
 def bilinear_radius(primitive):
-    """``|W| r``; with two uncertain operands ``|Wc| r + rW (|c| + r)`` (Rump)."""
+    """Returns the function for the radius: ``|W| r``; with two uncertain operands ``|Wc| r + rW (|c| + r)`` (Rump)."""
 
     def radius(x, y, **params):
         (xc, xr), (yc, yr) = _midpoint(x), _midpoint(y)
@@ -174,6 +184,7 @@ def bilinear_radius(primitive):
 
 
 def _midpoint(x):
+    """Returns centre and radius: 0 and inf where an end is infinite; the radius of a known array is None."""
     if not isinstance(x, Interval):
         return x, None
     bounded = jnp.isfinite(x.lower) & jnp.isfinite(x.upper)
@@ -188,7 +199,7 @@ def fold(op, values):
 
 
 def image(fn: Callable[..., Any], x: Interval, *turns) -> Interval:
-    """Exact image of a function that is monotone between its turning points."""
+    """Returns the exact image of a function that is monotone between its turning points ``turns``."""
     points = [
         x.lower,
         x.upper,
@@ -199,7 +210,10 @@ def image(fn: Callable[..., Any], x: Interval, *turns) -> Interval:
 
 
 def above_zero(primitive, *turns) -> Callable[..., Interval]:
-    """Where all is positive, between turning points; elsewhere, no bound."""
+    """Returns the interval rule of a ``primitive`` with the turning points ``turns`` where ``x > 0``.
+
+    Where x may be 0 or less, there is no bound.
+    """
 
     def bound(x, **params):
         inside = x.lower > 0
@@ -213,7 +227,7 @@ def above_zero(primitive, *turns) -> Callable[..., Interval]:
 
 
 def modulus(x, y, **_) -> Interval:
-    """``sqrt(x^2 + y^2)`` grows with the size of both."""
+    """Bounds ``sqrt(x^2 + y^2)``, which grows with the sizes of both."""
     (xl, xu), (yl, yu) = (
         (size.lower, size.upper)
         for size in (image(jnp.abs, Interval(*ends(z)), 0.0) for z in (x, y))
@@ -222,7 +236,7 @@ def modulus(x, y, **_) -> Interval:
 
 
 def compare(definitely, possibly):
-    """A truth value: ``lower`` where it surely holds, ``upper`` where it may hold."""
+    """Returns the interval rule of a comparison: ``lower`` where it surely holds, ``upper`` where it may hold."""
 
     def bound(x, y, **_):
         (xl, xu), (yl, yu) = ends(x), ends(y)
@@ -232,7 +246,10 @@ def compare(definitely, possibly):
 
 
 def _in_total_order(x):
-    """Returns the ends in the order -NaN < -inf < -0 < 0 < inf < NaN: a zero is either, infinity may hide NaN."""
+    """Returns the ends in the order -NaN < -inf < -0 < 0 < inf < NaN.
+
+    A zero end may be either zero, and an infinite end may stand for NaN: the ends move outward to them.
+    """
     if not isinstance(x, Interval) or not jnp.issubdtype(x.dtype, jnp.floating):
         return ends(x)
     lower = jnp.where(x.lower == 0, -0.0, jnp.where(x.lower > -jnp.inf, x.lower, -jnp.nan))
@@ -241,7 +258,7 @@ def _in_total_order(x):
 
 
 def compare_total(primitive):
-    """``x < y`` or ``x <= y`` in the total order: never more true for a greater x or a lesser y."""
+    """Returns the interval rule of ``x < y`` or ``x <= y`` in the total order: never truer for greater x, lesser y."""
 
     def bound(x, y, **params):
         (xl, xu), (yl, yu) = _in_total_order(x), _in_total_order(y)
@@ -251,6 +268,6 @@ def compare_total(primitive):
 
 
 def is_finite(x: Interval) -> Interval:
-    """Certain between finite ends, impossible at an infinite point."""
+    """Bounds the truth value of "is finite": certain between finite ends, impossible at an infinite point."""
     lower, upper = jnp.isfinite(x.lower), jnp.isfinite(x.upper)
     return Interval(lower & upper, lower | upper | (x.lower < x.upper))

@@ -1,4 +1,4 @@
-"""Interval rules of array primitives that are not monotone: products, solutions."""
+"""Bounds array primitives that are not monotone, products and solutions, by intervals."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from jaxbound._bounds.interval import Interval
 
 
 def scatter_product(operand, indices, updates: Interval, **params) -> Interval:
-    """A known ``operand`` times all updates of each element, however many: the exact image.
+    """Returns the exact image of a known ``operand`` times all updates of each element, however many.
 
-    One end is the product of the updates' ends of greatest size. The other takes the opposite end of the
-    factor that crosses 0 and loses the least by it; where none crosses, of all factors.
+    One end is the product of the updates' ends of greatest size. The other replaces one factor in it, of those
+    that cross 0 the one that loses the least size by it, by its opposite end; where none crosses 0, all factors.
     """
     names = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
     options = {name: params[name] for name in names}
@@ -31,7 +31,7 @@ def scatter_product(operand, indices, updates: Interval, **params) -> Interval:
 
 
 def triangular_solve(a, b: Interval, *, left_side, **params) -> Interval:
-    """Of a known matrix: its inverse times b, by the centre and the radius of b."""
+    """Bounds the inverse of a known matrix times b, by the centre and the radius of b."""
 
     def solve(z):
         return jp.triangular_solve_p.bind(a, z, left_side=left_side, **params)

@@ -1,4 +1,4 @@
-"""Planes along some axes of an array: softmax, log-sum-exp, variance.
+"""Bounds functions along some axes of an array by planes: softmax, log-sum-exp, variance.
 
 Sound for all ends ``l <= u``; where no plane is finite, the interval of the value takes over, element
 by element.
@@ -17,7 +17,7 @@ from jaxbound._rules import curves
 
 
 class Rows(NamedTuple):
-    """Arrays of ``shape`` with some ``axes`` as one last axis."""
+    """Describes how arrays of ``shape`` are rearranged to have some ``axes`` as one last axis."""
 
     shape: tuple[int, ...]
     axes: tuple[int, ...]
@@ -31,7 +31,7 @@ class Rows(NamedTuple):
         return range(len(self._kept), len(self.shape))
 
     def ends(self, x: Interval, where=None):
-        """The ends of x, -inf where entries do not count."""
+        """Returns the ends of x with the axes last; -inf where entries do not count."""
         ends = (
             (x.lower, x.upper)
             if where is None
@@ -49,7 +49,7 @@ class Rows(NamedTuple):
 
 
 class Plane(NamedTuple):
-    """``(weights * z).sum(-1) + offset``; there is none where the offset is not finite."""
+    """Represents ``(weights * z).sum(-1) + offset``; where the offset is not finite, there is no plane."""
 
     weights: Any
     offset: Any
@@ -58,7 +58,10 @@ class Plane(NamedTuple):
         return (self.weights * z).sum(-1) + self.offset
 
     def scaled(self, factor, shift) -> Plane:
-        """``factor * plane + shift``. What is multiplied is finite: where there is no plane, it has no slope."""
+        """Returns ``factor * plane + shift``, with no plane where there is none now.
+
+        There, weights and offset are set to 0 before the product, so that only finite numbers are multiplied.
+        """
         exists = jnp.isfinite(self.offset)
         weights, offset = self.otherwise(0)
         factor = jnp.broadcast_to(factor, offset.shape)
@@ -66,19 +69,19 @@ class Plane(NamedTuple):
         return Plane(factor[..., None] * weights, offset)
 
     def otherwise(self, constant, where: Any = True) -> Plane:
-        """``constant`` where there is no plane, or none is wanted."""
+        """Returns the plane, or ``constant`` where there is no plane, or ``where`` says that none is wanted."""
         found = jnp.isfinite(self.offset) & jnp.isfinite(self.weights).all(-1) & where
         weights = jnp.where(found[..., None], self.weights, 0)
         return Plane(weights, jnp.where(found, self.offset, constant))
 
 
 def log_sum_exp(l, u) -> tuple[Plane, Plane]:
-    """Planes below and above ``log sum exp z`` over the last axis; entries with ``u = -inf`` do not count.
+    """Returns planes below and above ``f = log sum exp z`` over the last axis; entries with ``u = -inf`` do not count.
 
-    Below: it is convex, so above its tangent at the centre. Above, the lower at the centre of two:
-    ``log s <= log t + s / t - 1`` for the sum s of the exponentials' chords, t its value at the centre;
-    and, as it is convex in each entry and adds less to each the larger the others are
-    (``d2 f / dz_i dz_j = -p_i p_j <= 0``), ``f(l) + sum_j (chord of entry j, the others at l)``.
+    Below: f is convex, so it lies above its tangent at the centre. Above: the plane that is lower at the centre,
+    of two. First, ``log s <= log t + s / t - 1`` for the sum s of the exponentials' chords, where t is its
+    value at the centre. Second, ``f(l) + sum_j (chord of entry j, the others at l)``: f is convex in each entry,
+    and an entry adds less the larger the others are (``d2 f / dz_i dz_j = -p_i p_j <= 0``).
     Entries that are unbounded below count as 0 from below and as ``exp u`` from above, those that
     are unbounded above as ``exp l`` from below.
     """
@@ -95,7 +98,7 @@ def log_sum_exp(l, u) -> tuple[Plane, Plane]:
     chords, rises = curves.chord(lambda z: jnp.exp(z - level), l, u), jnp.exp(u - level) > eps
     by_sum = _through(center, jnp.where(bounded, chords, 0), level[..., 0])
     by_sum = _unless_flat(by_sum, rises & (u > l))
-    # An entry adds log(1 + e^(u - f) - e^(l - f)), f = f(l); e^(u - f) is factored out if it is large.
+    # From l to u, an entry adds log(1 + e^(u - f) - e^(l - f)), f = f(l); a large e^(u - f) is factored out.
     least = jax.nn.logsumexp(l, -1, keepdims=True)
     lift, apart = jnp.maximum(u - least, 0), u > l
     added = lift + jnp.log1p(jnp.exp(-jnp.abs(u - least)) - jnp.exp(l - least - lift))
@@ -108,7 +111,7 @@ def log_sum_exp(l, u) -> tuple[Plane, Plane]:
 
 
 def _unless_flat(plane: Plane, rises) -> Plane:
-    """No plane where an entry rises by too little for the number type."""
+    """Returns the plane, but none where the weight of an entry that ``rises`` is 0: too small for the number type."""
     lost = (rises & (plane.weights == 0)).any(-1)
     return plane._replace(offset=jnp.where(lost, jnp.inf, plane.offset))
 
@@ -122,7 +125,7 @@ def _finite(z):
 
 
 def variance(l, u) -> tuple[Plane, Plane]:
-    """Planes of ``mean (z - mean z)^2`` over the last axis.
+    """Returns planes of ``mean (z - mean z)^2`` over the last axis.
 
     With centre c, ``z = c + d`` and ``g = 2 (c - mean c) / n``: it is ``variance(c) + sum g d +
     variance(d)``, and ``0 <= variance(d) <= mean d^2 <= mean r^2``.
@@ -134,7 +137,7 @@ def variance(l, u) -> tuple[Plane, Plane]:
 
 
 def largest(l, u):
-    """Which entries are the largest of the last axis for sure, and which may be."""
+    """Returns which entries are the largest of the last axis for sure, and which may be."""
     first = jax.nn.one_hot(u.argmax(-1), u.shape[-1], dtype=bool)
     second = jnp.where(first, -jnp.inf, u).max(-1, keepdims=True)
     others = jnp.where(first, second, u.max(-1, keepdims=True))
@@ -142,7 +145,11 @@ def largest(l, u):
 
 
 def prefixes(shape: tuple[int, ...], axis: int, reverse: bool):
-    """``entries(x)[..., i, ..., :]`` is all of the axis, for i along it; and which of it are up to i, or from it on."""
+    """Returns ``entries`` and a mask for functions of all entries up to each (``reverse``: from each on).
+
+    ``entries(x)[..., i, ..., :]`` is the whole axis, for each i along it; the mask tells which of it are up to i
+    (or from i on).
+    """
     n = shape[axis]
     places = jnp.arange(n)
     found = (places[None] >= places[:, None]) if reverse else (places[None] <= places[:, None])
@@ -156,7 +163,7 @@ def prefixes(shape: tuple[int, ...], axis: int, reverse: bool):
 
 
 def differences(l, u):
-    """The ends of ``z_j - z_i``, ``[..., i, j]``: exactly 0 for ``i = j``, -inf for entries j that do not count."""
+    """Returns the ends of ``z_j - z_i`` as ``[..., i, j]``: exactly 0 if ``i = j``, -inf for j that do not count."""
     same = jnp.eye(l.shape[-1], dtype=bool)
     absent = (u <= -jnp.finfo(u.dtype).max)[..., None, :]
     found = (l[..., None, :] - u[..., :, None], u[..., None, :] - l[..., :, None])
@@ -166,16 +173,16 @@ def differences(l, u):
 
 
 def log_softmax(l, u) -> tuple[Plane, Plane]:
-    """Planes of ``z_i - log sum_j exp z_j = -log sum_j exp(z_j - z_i)``; weights ``[..., i, j]``."""
+    """Returns planes of ``z_i - log sum_j exp z_j = -log sum_j exp(z_j - z_i)``; weights ``[..., i, j]``."""
     below, above = log_sum_exp(*differences(l, u))
     return _of_entries(above.scaled(-1, 0)), _of_entries(below.scaled(-1, 0))
 
 
 def softmax(l, u) -> tuple[Plane, Plane]:
-    """Planes of ``exp(-f_i)``, ``f_i = log sum_j exp(z_j - z_i)``; weights ``[..., i, j]``.
+    """Returns planes of ``exp(-f_i)``, ``f_i = log sum_j exp(z_j - z_i)``; weights ``[..., i, j]``.
 
-    Below: the tangent of ``exp(-f)`` where the plane above f is at the centre. Above: its chord, at
-    the plane below f.
+    Below: the tangent of ``exp(-t)``, where t is the value in the centre of the plane above f, applied to that
+    plane. Above: the chord of ``exp(-t)`` between the ends of f, applied to the plane below f.
     """
     l, u = differences(l, u)
     below, above = log_sum_exp(l, u)
@@ -187,7 +194,7 @@ def softmax(l, u) -> tuple[Plane, Plane]:
 
 
 def _of_entries(plane: Plane) -> Plane:
-    """From weights of ``z_j - z_i`` to those of ``z_j``."""
+    """Turns a plane in ``z_j - z_i`` into one in ``z_j``: entry i has minus the sum of the other weights."""
     same = jnp.eye(plane.weights.shape[-1], dtype=bool)
     weights = jnp.where(same, 0, plane.weights)
     return Plane(jnp.where(same, -weights.sum(-1, keepdims=True), weights), plane.offset)
@@ -204,13 +211,16 @@ def logsumexp_image(x, where=None, *, axes, keepdims):
 
 
 def softmax_image(finish, absent):
-    """``finish(log softmax)``: entry i increases in z_i and falls in every other."""
+    """Returns the interval rule of ``finish(log softmax)``, ``absent`` for entries that do not count.
+
+    For an increasing ``finish``, value i increases in z_i and falls in every other entry.
+    """
 
     def bound(x, where=None, *, axes):
         rows = Rows(x.shape, axes)
         least, most = differences(*rows.ends(x, where))
         ends = (-jax.nn.logsumexp(end, -1) for end in (most, least))
-        # Any share where no entry counts, or differences have no value.
+        # Where no entry counts, or differences are NaN, all values from log 0 to log 1 are possible.
         pairs = zip(ends, (-jnp.inf, 0), strict=True)
         ends = (rows.back(finish(jnp.where(end <= 0, end, any_))) for end, any_ in pairs)
         return Interval(*(end if where is None else jnp.where(where, end, absent) for end in ends))
@@ -219,7 +229,11 @@ def softmax_image(finish, absent):
 
 
 def variance_image(x, *, axes, keepdims):
-    """By its planes, and from below by the distance from equal entries: that of the centre less the radius."""
+    """Bounds the variance by its planes, and from below by ``(sd(c) - max r)^2``, for centre c and radii r.
+
+    The standard deviation, as the distance from equal entries, obeys ``sd(c + d) >= sd(c) - sd(d)``, and
+    ``sd(d) <= max |d| <= max r``.
+    """
     l, u = Rows(x.shape, axes).ends(x)
     below, above = variance(l, u)
     lower, upper = (
@@ -234,11 +248,13 @@ def variance_image(x, *, axes, keepdims):
 
 
 def are_largest(sign, count):
+    """Returns the interval rule of which entries are the largest (sign 1) or least (-1), or of how many are."""
+
     def bound(x, *, axes):
         rows = Rows(x.shape, axes)
         ends = [end if sign > 0 else -end for end in (x.lower, x.upper)][::sign]
         found = largest(*map(rows.last, ends))
-        if count:  # one there is
+        if count:  # at least one entry is the largest
             return Interval(*(jnp.maximum(end.sum(-1), 1).astype(x.dtype) for end in found))
         return Interval(*(rows.back(end).astype(x.dtype) for end in found))
 

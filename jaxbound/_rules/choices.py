@@ -1,4 +1,4 @@
-"""What picks among values: maxima, choices by a predicate, order. Intervals and affine functions.
+"""Bounds what picks among values (maxima, choices by a predicate, order) by intervals and affine functions.
 
 Of entries between ``l`` and ``u``, only those with ``u >= max l`` can be the largest.
 """
@@ -25,7 +25,7 @@ from jaxbound._rules.planes import Relaxation
 
 
 def entries(z, *, window_dimensions, window_strides, padding, base_dilation, window_dilation, **_):
-    """The entries of every window along a last axis, 0 in the padding."""
+    """Returns the entries of every window along a last axis, 0 in the padding."""
     z = lax.pad(
         z,
         jnp.zeros((), z.dtype),
@@ -41,14 +41,14 @@ def entries(z, *, window_dimensions, window_strides, padding, base_dilation, win
 
 
 def candidates(lower, upper, valid: Any = True):
-    """Which entries along the last axis may be the largest, and which surely is: no other may."""
+    """Returns which entries of the last axis may be the largest, and which one surely is, as no other may be."""
     least, _ = _extremes(lower.dtype)
     may = valid & (upper >= jnp.max(lower, -1, keepdims=True, where=valid, initial=least))
     return may, may & (may.sum(-1, keepdims=True) == 1)
 
 
 def hull(may, x) -> Interval:
-    """``[min lower, max upper]`` of the entries along the last axis that may count."""
+    """Returns ``[min lower, max upper]`` of the entries along the last axis that are marked in ``may``."""
     low, high = ends(x)
     least, most = _extremes(low.dtype)
     return Interval(
@@ -66,7 +66,7 @@ def _extremes(dtype):
 
 
 def arg(sign: int):
-    """The interval rule of argmax (1) or argmin (-1): the first and the last index that may win."""
+    """Returns the interval rule of argmax (1) or argmin (-1): from the first to the last index that may win."""
 
     def bound(x: Interval, *, axes, index_dtype, **_):
         lower, upper = (jnp.moveaxis(end, axes[0], -1) for end in (x.lower, x.upper))
@@ -80,7 +80,7 @@ def arg(sign: int):
 
 
 def _places(lower, upper):
-    """Whether, in ascending order along the last axis, place i may hold entry j: ``[..., i, j]``."""
+    """Returns whether, in ascending order along the last axis, place i may hold entry j: ``[..., i, j]``."""
     count = lower.shape[-1]
     before = (upper[..., None, :] < lower[..., :, None]).sum(-1)
     after = (lower[..., None, :] > upper[..., :, None]).sum(-1)
@@ -89,7 +89,10 @@ def _places(lower, upper):
 
 
 def sort(*operands, dimension, num_keys, **params):
-    """Order statistics do not decrease in any entry; what follows a key comes from where it may stand."""
+    """Bounds sorted arrays: the first by its sorted ends, the others by all entries that may come to each place.
+
+    The ends are sorted because order statistics do not decrease in any entry.
+    """
     low, high = ends(operands[0])
     outs = [Interval(lax.sort(low, dimension), lax.sort(high, dimension))]
     if len(operands) > 1:
@@ -114,7 +117,7 @@ def top_k(x: Interval, *, k, axis, **params):
 
 
 def _possible(which, cases):
-    """Which of the cases, along a last axis, a predicate may choose."""
+    """Returns which of the cases, along a last axis, a predicate may choose."""
     shape, count = jnp.shape(ends(cases[0])[0]), len(cases)
     first, last = (jnp.clip(end.astype(jnp.int32), 0, count - 1)[..., None] for end in ends(which))
     index = jnp.arange(count, dtype=jnp.int32).reshape((1,) * (first.ndim - 1) + (count,))
@@ -122,7 +125,7 @@ def _possible(which, cases):
 
 
 def select_n(which, *cases, **params):
-    """Every case that the predicate may choose contributes its ends."""
+    """Bounds a choice by the least and the greatest end of the cases that the predicate may choose."""
     if isinstance(which, Interval):
         low, high = (jnp.stack(side, -1) for side in zip(*map(ends, cases), strict=True))
         return hull(_possible(which, cases), Interval(low, high))
@@ -131,10 +134,10 @@ def select_n(which, *cases, **params):
 
 
 def select_n_lines(which, *cases, image, choice, **_) -> Relaxation:
-    """Lines of the largest and the least case that the predicate may choose: the case itself if one.
+    """Returns lines of the largest and the least case that the predicate may choose: the case itself if one only.
 
-    Where they leave more room than the interval (at the centre, or anywhere if tight), it
-    takes over.
+    A line that lies outside of the interval gives way to it: at the cases' centres, or if "tight" at the
+    cases' lower (upper) ends.
     """
     possible = _possible(which, cases)
     moving = [case for case in cases if isinstance(case, Interval)]
@@ -168,19 +171,20 @@ def select_n_lines(which, *cases, image, choice, **_) -> Relaxation:
 
 
 def _selected(operand, select_prim, **window):
-    """The entries of windows: ``pick``, and which of them may be selected and which surely are."""
+    """Returns ``pick``, which takes the entries of windows, and masks: which may be selected, which surely are."""
     pick = functools.partial(entries, **window)
     low, high = ends(operand) if select_prim is jp.ge_p else (-end for end in ends(operand)[::-1])
     return pick, *candidates(pick(low), pick(high), pick(jnp.ones_like(low)) > 0)
 
 
 def gather_selected(tangents, operand, **params):
-    """The tangent of the largest entry of each window."""
+    """Bounds the tangent of the selected (largest or least) entry of each window, by all that may be selected."""
     pick, may, _ = _selected(operand, **params)
     return hull(may, Interval(*map(pick, ends(tangents))))
 
 
 def gather_selected_lines(tangents, operand, *, image, choice, **params) -> Relaxation:
+    """Returns the tangent itself of an entry that is surely selected; elsewhere, constants."""
     pick, _, surely = _selected(operand, **params)
     decided = surely.any(-1)
 
@@ -195,7 +199,7 @@ def gather_selected_lines(tangents, operand, *, image, choice, **params) -> Rela
 
 
 def _scattering(source, operand, **params):
-    """``scatter`` of entries, which entries surely receive, and the ends of what the others may."""
+    """Returns ``scatter`` for entries of windows, which entries surely receive, and the ends of what others may."""
     ones = (1,) * len(params["window_dimensions"])
     pick, may, surely = _selected(operand, base_dilation=ones, window_dilation=ones, **params)
     aval = jax.ShapeDtypeStruct(*(f(ends(operand)[0]) for f in (jnp.shape, jnp.result_type)))
@@ -209,13 +213,14 @@ def _scattering(source, operand, **params):
 
 
 def scatter_selected(source, operand, **params):
-    """Every window adds its source to its largest entry."""
+    """Bounds sums to which every window adds its source, at its selected (largest or least) entry."""
     scatter, surely, maybe = _scattering(source, operand, **params)
     sure = (jnp.where(surely, end[..., None], 0) for end in ends(source))
     return Interval(*(scatter(a + b) for a, b in zip(sure, maybe, strict=True)))
 
 
 def scatter_selected_lines(source, operand, *, image, choice, **params) -> Relaxation:
+    """Returns sums that are linear in the sources of entries that surely receive, with constants for the others."""
     scatter, surely, maybe = _scattering(source, operand, **params)
 
     def scattered(values):

@@ -1,8 +1,8 @@
-"""The transpose of a convolution, written as an ordinary convolution.
+"""Defines the transpose of a convolution, written as an ordinary convolution.
 
-What `jax.vjp` emits leaves XLA:CPU's fast path in loops and in kernel gradients. Here rows walk back
-through ``conv(x, W)`` as an NHWC/HWIO convolution of dilated rows with the flipped, channel-swapped
-kernel, and the kernel's gradient is one too, of images by rows.
+The transposes of `jax.vjp` leave XLA:CPU's fast path in loops and in kernel gradients. Here rows go
+backward through ``conv(x, W)`` as an NHWC/HWIO convolution of dilated rows with the flipped, channel-swapped
+kernel, and the kernel's gradient is also an ordinary convolution, of images by rows.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-CHUNK = 256  # rows of one step of a kernel's gradient
-TAP_ELEMENTS = 2**21  # of products of rows with all taps of a kernel, at once
+CHUNK = 256  # rows in one step of the loop for a kernel's gradient
+TAP_ELEMENTS = 2**21  # limit to the elements of the products of rows with all taps, at once
 
 
 class Window(NamedTuple):
-    """The static half of a convolution, channels last."""
+    """Holds the static parameters of a convolution, channels last."""
 
     size: tuple[int, ...]  # spatial shape of the input
     strides: tuple[int, ...]
@@ -39,7 +39,7 @@ class Window(NamedTuple):
 def transpose_convolution(
     rows, shape: Sequence[int], kernel, *, dimension_numbers, batch_group_count, **params
 ):
-    """Rows ``[K, *output_shape]`` of ``conv(x, kernel)`` -> rows ``[K, *shape]``; None: not covered."""
+    """Pulls rows ``[K, *output_shape]`` of ``conv(x, kernel)`` back to rows ``[K, *shape]``; None if not covered."""
     if batch_group_count != 1:
         return None
     lhs, rhs, out = dimension_numbers
@@ -64,8 +64,8 @@ def transpose_convolution(
     return jnp.transpose(walked, (0, *order))
 
 
-# (rows [N, *output_size, O], kernel [*k, I/groups, O]) -> [N, *size, I]. A primitive, because only a batching
-# rule can merge examples and rows into one axis *before* differentiation: then the kernel's gradient is one
+# (rows [N, *output_size, O], kernel [*k, I/groups, O]) -> [N, *size, I]. It is a primitive because only a batching
+# rule can merge examples and rows into one axis *before* differentiation: so the kernel's gradient is one
 # convolution for the whole batch.
 _transposed_p = Primitive("transposed_convolution")
 
@@ -75,7 +75,10 @@ def _rows_cotangent(cotangent, rows, kernel, *, window: Window):
 
 
 def _kernel_cotangent(cotangent, rows, kernel, *, window: Window):
-    """A convolution with the images as features, in a loop: its transposes join no other computation."""
+    """Returns the kernel's gradient: a convolution with the images as features.
+
+    It runs in a loop, so that its transposes join no other computation.
+    """
     shape = kernel.aval.shape
     padding = []
     for axis, size in enumerate(window.size):
@@ -102,6 +105,7 @@ def _kernel_cotangent(cotangent, rows, kernel, *, window: Window):
 
 
 def _merge_examples(args, axes, *, window: Window):
+    """Merges a batch axis of rows into their first axis; a batch of kernels is walked by `jax.vmap` instead."""
     (rows, kernel), (of_rows, of_kernel) = args, axes
     if of_kernel is not None:
         return jax.vmap(lambda r, k: _walk(r, k, window=window), axes)(rows, kernel), 0
@@ -123,6 +127,7 @@ def _convolve(window: Window, x, kernel):
 
 
 def _walk(rows, kernel, *, window: Window):
+    """Returns ``[N, *size, I]`` for rows ``[N, *output_size, O]``, in the way that is fastest for their shapes."""
     if window.groups > 1 or set(window.dilation) != {1}:
         return _by_convolution(rows, kernel, window)
     if set(rows.shape[1:-1]) == {1}:
@@ -140,6 +145,7 @@ def _walk(rows, kernel, *, window: Window):
 
 
 def _by_convolution(rows, kernel, window: Window):
+    """Walks by a convolution of the dilated rows with the flipped, channel-swapped kernel."""
     *size, fan_in, fan_out = kernel.shape
     # [*k, I/G, (G, O/G)] -> [*k, O/G, (G, I/G)]
     split = kernel.reshape(*size, fan_in, window.groups, fan_out // window.groups)
@@ -160,11 +166,12 @@ def _by_convolution(rows, kernel, window: Window):
 
 
 def _by_taps(rows, kernel, window: Window):
-    """One product with all of the kernel, and its taps added up where they belong.
+    """Walks by one product with all of the kernel, whose taps are added up where they belong.
 
     On XLA:CPU this is up to seven times as fast as a convolution: it multiplies no zeros, and few
-    features are no loss. Position ``place`` of the rows and ``tap`` of the kernel belong at
-    ``place * stride + tap * spread - padding`` of the input: sums per remainder modulo the stride.
+    features are no loss. Position ``place`` of the rows and ``tap`` of the kernel belong at position
+    ``place * stride + tap * spread - padding`` of the input. Positions of one remainder modulo the stride
+    are summed in one array.
     """
     *size, fan_in, _ = kernel.shape
     places = rows.shape[1:-1]
@@ -196,7 +203,7 @@ def _by_taps(rows, kernel, window: Window):
 
 
 def _interleave(sums: dict[tuple[int, ...], Any], window: Window, nothing):
-    """Arrays of the positions of every remainder -> one of all positions, without the padding."""
+    """Interleaves the arrays of each remainder modulo the strides to one of all positions, without the padding."""
 
     def merged(rest: tuple[int, ...]):
         axis = len(rest)
@@ -212,7 +219,7 @@ def _interleave(sums: dict[tuple[int, ...], Any], window: Window, nothing):
 
 
 def _from_one_place(rows, kernel, window: Window):
-    """Rows at one place of the output: sums of kernels."""
+    """Walks rows at the only place of the output: each becomes a weighted sum of kernels."""
     last = ((rows.ndim - 1,), (kernel.ndim - 1,))
     taken = lax.dot_general(rows, kernel, (last, ((), ())), precision=window.precision)
     edges = [(0, 0, 0)]

@@ -1,4 +1,4 @@
-"""Lines below and above a function of one variable on [l, u]: the maths of the relaxations.
+"""Bounds a function of one variable on [l, u] by lines below and above it: the maths of the relaxations.
 
 Every function here returns slopes and intercepts elementwise, sound for all ``l <= u`` (finite), with
 finite gradients also at ``l == u``.
@@ -17,7 +17,7 @@ from jax import lax
 
 
 class Lines(NamedTuple):
-    """``lower_slope * z + lower_intercept <= f(z) <= upper_slope * z + upper_intercept`` on [l, u]."""
+    """Holds lines: ``lower_slope * z + lower_intercept <= f(z) <= upper_slope * z + upper_intercept`` on [l, u]."""
 
     lower_slope: Any
     lower_intercept: Any
@@ -29,22 +29,22 @@ Function = Callable[[Any], Any]
 
 
 class Choice:
-    """Which of its sound lines a relaxation takes: those of a kind, or at given alphas.
+    """Describes which of its sound lines a relaxation takes: those of a kind, or those at given alphas.
 
     A line that is free lies between two extremes; its alpha in [0, 1] says where. Lines are free
     "lower", "upper", or on both sides.
 
     Attributes:
-      kind: of `KINDS`.
+      kind: one of `KINDS`.
       given: alphas by side, of the shape of the primitive's value.
-      taken: where the free lines lie, by side; functions, as it is seldom asked for.
+      taken: by side, functions that return the alphas of the free lines that were taken; they are seldom called.
     """
 
     def __init__(self, kind: str = "adaptive", given: Mapping[str, Any] | None = None):
         self.kind, self.given, self.taken = kind, dict(given or {}), {}
 
     def between(self, side: str, first, last, usual):
-        """A number between two: the usual one of the kind, or at the alpha that was given."""
+        """Returns a number between two: the one at the alpha given for ``side``, else the ``usual`` one of the kind."""
         if side in self.given:
             self.taken[side] = lambda: self.given[side]
             return first + self.given[side] * (last - first)
@@ -59,26 +59,26 @@ class Choice:
 
 
 def all_finite(*arrays):
-    """Where all of them are."""
+    """Returns where all arrays are finite."""
     return functools.reduce(jnp.logical_and, map(jnp.isfinite, arrays))
 
 
 def derivative(fn: Function) -> Function:
-    """The elementwise derivative."""
+    """Returns the elementwise derivative."""
     return lambda z: jax.jvp(fn, (z,), (jnp.ones_like(z),))[1]
 
 
 def chord(fn: Function, l, u):
-    """Slope of the line through both ends, or of the tangent where they coincide."""
+    """Returns the slope of the line through both ends, or of the tangent where they coincide."""
     apart = u > l
     width = jnp.where(apart, u - l, 1)
     return jnp.where(apart, (fn(u) - fn(l)) / width, derivative(fn)(l))
 
 
 def _intercepts(fn: Function, lower_slope, upper_slope, points: Sequence[Any]) -> Lines:
-    """Lines of given slopes, moved until they lie below / above ``fn`` at all ``points``.
+    """Returns lines of given slopes, moved until they lie below / above ``fn`` at all ``points``.
 
-    Where several touch, the gradient is that of the first.
+    Where a line touches at several points, its gradient is that of the first.
     """
     below = above = None
     for z in points:
@@ -90,7 +90,7 @@ def _intercepts(fn: Function, lower_slope, upper_slope, points: Sequence[Any]) -
 
 
 def first_least(a, b):
-    """The minimum; where they are equal, `jnp.minimum` would mix their gradients."""
+    """Returns the minimum, with the gradient of ``a`` where both are equal: `jnp.minimum` would mix the two."""
     return jnp.where((a <= b) | jnp.isnan(a), a, b)
 
 
@@ -98,16 +98,17 @@ def first_least(a, b):
 
 
 def piecewise_linear(fn: Function, l, u, kinks: Sequence[Any], lower_slope, upper_slope) -> Lines:
-    """Lines of any slopes: ``fn(z) - slope * z`` is extreme at the ends and at the kinks.
+    """Returns lines of the given slopes: any are sound, as ``fn(z) - slope * z`` is extreme at ends and kinks.
 
-    Free lines turn about a kink, also from a slope at which they touch an end.
+    The kinks come first: where a free line touches both a kink and an end, its gradient is that of turning
+    about the kink.
     """
     inner = [jnp.clip(jnp.asarray(kink, l.dtype), l, u) for kink in kinks]
     return _intercepts(fn, lower_slope, upper_slope, [*inner, l, u])
 
 
 def one_kink(fn: Function, l, u, kink, left, right, choice: Choice, side="lower") -> Lines:
-    """Lines for slope ``left`` below ``kink`` and ``right`` above it (ReLU: 0, 0, 1).
+    """Returns lines for a function of slope ``left`` below ``kink`` and ``right`` above it (ReLU: kink 0, slopes 0, 1).
 
     On the ``side`` of the kink's corner every slope between ``left`` and ``right`` touches it: "adaptive"
     takes the one of least area (CROWN), "tight" the one nearest to constant (Lyu et al.), "parallel"
@@ -132,12 +133,12 @@ def one_kink(fn: Function, l, u, kink, left, right, choice: Choice, side="lower"
 
 
 def _near(kink, l, u):
-    """A kink far away, infinite perhaps, counts as one beside the interval."""
+    """Returns the kink, moved to a distance of at most 1 from the interval: far kinks may be infinite."""
     return jnp.clip(kink, l - 1, u + 1)
 
 
 def two_kinks(fn: Function, l, u, low, high, outer, choice: Choice) -> Lines:
-    """Lines for slope 1 on [low, high] and ``outer`` on both sides (ParamRamp, clip).
+    """Returns lines for a function of slope 1 on [low, high] and ``outer`` on both sides (ParamRamp, clip).
 
     The table of Lyu et al., arXiv 2104.00447, appendix A.7; any slope is sound, for all parameters.
     """
@@ -145,7 +146,8 @@ def two_kinks(fn: Function, l, u, low, high, outer, choice: Choice) -> Lines:
     crosses_low, crosses_high = (l < low) & (u > low), (l < high) & (u > high)
     stable = jnp.where((u <= low) | (l >= high), outer, 1.0)
     across = chord(fn, l, u)
-    # At the left kink, the slopes of lines below; at the right one, of those above.
+    # Lines below turn about the left kink, with slopes from ``outer`` to ``right``, that of (low, u);
+    # lines above turn about the right kink, with slopes from ``outer`` to ``left``, that of (l, high).
     right = jnp.where(crosses_high, _slope(fn, low, u), 1.0)
     # A right kink beyond u, infinite perhaps, must not enter the gradient.
     left = jnp.where(crosses_low, _slope(fn, l, jnp.where(crosses_high, high, u)), 1.0)
@@ -163,7 +165,7 @@ def two_kinks(fn: Function, l, u, low, high, outer, choice: Choice) -> Lines:
 
 
 def _slope(fn: Function, a, b):
-    """Slope from a to b > a; 1 elsewhere."""
+    """Returns the slope of the chord from a to b where b > a; 1 elsewhere."""
     apart = b > a
     return jnp.where(apart, (fn(b) - fn(a)) / jnp.where(apart, b - a, 1), 1.0)
 
@@ -172,9 +174,10 @@ def _slope(fn: Function, a, b):
 
 
 def convex(fn: Function, l, u, tangent_at=None) -> Lines:
-    """Below: a tangent (at the centre unless told). Above: the chord.
+    """Returns lines for a convex function. Below: a tangent (at the centre unless told). Above: the chord.
 
-    A tangent that is too flat for its number type has the slope 0: then it lies below an end, or nearly.
+    A slope that is too small for its number type becomes 0. So the lower line is also moved below both ends: a
+    function with so flat a tangent is least at an end, or, nearly, where the tangent touches it.
     """
     z = 0.5 * l + 0.5 * u if tangent_at is None else tangent_at
     lower_slope, upper_slope = derivative(fn)(z), chord(fn, l, u)
@@ -184,25 +187,25 @@ def convex(fn: Function, l, u, tangent_at=None) -> Lines:
 
 
 def negated(lines: Lines) -> Lines:
-    """Lines of -f from lines of f."""
+    """Returns lines of -f from lines of f."""
     return Lines(
         -lines.upper_slope, -lines.upper_intercept, -lines.lower_slope, -lines.lower_intercept
     )
 
 
 def concave(fn: Function, l, u, tangent_at=None) -> Lines:
-    """Below: the chord. Above: a tangent (at the centre unless told)."""
+    """Returns lines for a concave function. Below: the chord. Above: a tangent (at the centre unless told)."""
     return negated(convex(lambda z: -fn(z), l, u, tangent_at))
 
 
 def s_shaped(
     fn: Function, l, u, bend: Any = 0.0, choice: Choice | None = None, sides=("lower", "upper")
 ) -> Lines:
-    """Lines for a function that is convex below ``bend`` and concave above it (sigmoid, tanh, arctan).
+    """Returns lines for a function that is convex below ``bend`` and concave above it (sigmoid, tanh, arctan).
 
-    Above: the tangent that passes through (l, f(l)) if it touches inside the interval (or any further
-    right), else the chord; where all is concave, the tangent at the centre (or anywhere). Below: the
-    same, turned around.
+    Above: the tangent that passes through (l, f(l)) if it touches inside the interval (or, free, any that
+    touches further right), else the chord; where the function is concave on all of the interval, the tangent
+    at the centre (or, free, anywhere). Below: the same of the mirrored function ``-f(-z)``.
 
     References: Boopathy et al., arXiv 1811.12395.
     """
@@ -210,19 +213,19 @@ def s_shaped(
     upper_slope, touch = _upper(fn, l, u, bend, choice, sides[1])
     mirrored = lambda z: -fn(-z)
     lower_slope, mirrored_touch = _upper(mirrored, -u, -l, -bend, choice, sides[0], turned=True)
-    # Also at the ends: a slope that is too small for its type is 0.
+    # Lines must hold at the ends, too: a slope that is too small for its type has become 0.
     above = _intercepts(fn, upper_slope, upper_slope, [touch, l, u]).upper_intercept
     below = _intercepts(fn, lower_slope, lower_slope, [-mirrored_touch, u, l]).lower_intercept
     return Lines(lower_slope, below, upper_slope, above)
 
 
 def _upper(fn: Function, l, u, bend, choice: Choice, side: str, turned: bool = False):
-    """Slope of the upper line of a convex-concave function, and a point where it touches."""
+    """Returns the slope of the upper line of a convex-concave function, and a point where the line touches it."""
     slope_at = derivative(fn)
     start = jnp.broadcast_to(jnp.asarray(bend, u.dtype), u.shape)
     # The tangent through (l, f(l)) touches where the chord's slope meets the function's.
     touch = bisect(lambda z: _slope(fn, l, z) >= slope_at(z), start, jnp.maximum(u, start))[1]
-    # Asked at u, where the answer is clear: at the touching point itself rounding would decide.
+    # Whether it touches in [l, u] is decided at u, where both slopes differ: at the touching point, rounding would.
     inside = _slope(fn, l, u) >= slope_at(u)
     all_concave = l >= bend
     tangent = all_concave | ((u > bend) & inside)
@@ -233,7 +236,7 @@ def _upper(fn: Function, l, u, bend, choice: Choice, side: str, turned: bool = F
 
 
 def bisect(beyond: Function, low, high):
-    """A bracket around the point from which on ``beyond`` holds; no gradient."""
+    """Returns a bracket (p, q) around the point of [low, high] from which on ``beyond`` holds; it has no gradient."""
 
     def halve(_, bracket):
         low, high = bracket
@@ -246,7 +249,7 @@ def bisect(beyond: Function, low, high):
 
 
 def wavy(fn: Function, l, u, bends: Sequence[float], first: int, choice: Choice) -> Lines:
-    """Lines for a function whose curvature changes sign at ``bends`` only.
+    """Returns lines for a function whose curvature changes sign at ``bends`` only.
 
     Slopes: the tangent's at the centre where the whole interval curves one way, else the chord's.
     Intercepts: ``g(z) = fn(z) - slope * z`` is extreme at the ends, or where g' changes sign. On a
@@ -271,7 +274,7 @@ def wavy(fn: Function, l, u, bends: Sequence[float], first: int, choice: Choice)
     lines = _intercepts(fn, lower_slope, upper_slope, points)
     below, above = lines.lower_intercept, lines.upper_intercept
     for (a, b), sign in zip(pieces, signs, strict=True):
-        # A piece beside the interval shrinks to its nearer end.
+        # A piece outside of the interval shrinks to the interval's nearer end.
         low, high = (jnp.clip(jnp.clip(z, a, b), l, u) for z in (l, u))
         if sign > 0:
             below = jnp.minimum(below, _least(fn, lower_slope, low, high))
@@ -281,7 +284,7 @@ def wavy(fn: Function, l, u, bends: Sequence[float], first: int, choice: Choice)
 
 
 def _least(fn: Function, slope, low, high):
-    """A value below ``fn(z) - slope * z`` on [low, high], where fn is convex."""
+    """Returns a value below ``fn(z) - slope * z`` on [low, high], where fn is convex."""
     slope_at = derivative(fn)
     low, high = jnp.minimum(low, high), jnp.maximum(low, high)
     p, q = bisect(lambda z: slope_at(z) >= slope, low, high)

@@ -1,4 +1,4 @@
-"""The one error for programs without a rule."""
+"""Defines the one error for programs without a rule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxbound._rules.linear_rules import linear_operands
 
 
 class UnsupportedPrimitiveError(NotImplementedError):
-    """The function applies primitives without a rule to uncertain values.
+    """Reports that the function applies primitives without a rule to uncertain values.
 
     Raised before any bound is computed; the message lists all of them, with the Flax layer, the
     user's line, and what to register. ``primitives`` holds their names.
@@ -29,7 +29,7 @@ class UnsupportedPrimitiveError(NotImplementedError):
 
 
 def check_supported(graph: Graph) -> None:
-    """Raises unless every equation on uncertain values has a rule."""
+    """Raises an UnsupportedPrimitiveError unless every equation on uncertain values has a rule."""
     missing = [eqn for eqn in graph.equations if eqn.moving and not _supported(eqn)]
     if missing:
         raise UnsupportedPrimitiveError(missing)
@@ -43,6 +43,7 @@ def _supported(eqn: Equation) -> bool:
 
 
 def describe(eqn: Equation) -> str:
+    """Returns a line of the message: the primitive, its uncertain operands, the layer, the user's line, a reason."""
     which = list(map(str, eqn.moving))
     operands = f" with uncertain operand{'s' * (len(which) > 1)} {', '.join(which)}"
     layer = f" in layer {eqn.layer}" if eqn.layer else ""
@@ -53,7 +54,7 @@ def describe(eqn: Equation) -> str:
     return f"{eqn.primitive}{operands}{layer} ({eqn.line}){reason}"
 
 
-# What else is refused, and why.
+# Why other primitives are refused, by their names.
 _REASONS = {
     "while": ": how often it runs depends on uncertain or traced values, so that it cannot be unrolled;"
     " close over a number of steps that is no argument, or run a fixed number (jax.lax.scan)"

@@ -1,4 +1,4 @@
-"""Integers and truth values: exact, unless a value may leave its type."""
+"""Bounds integers and truth values: exactly, unless a value may leave its type."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def logical_not(x, **_):
 
 
 def logical(primitive):
-    """Monotone on truth values; bits of integers are not bounded."""
+    """Returns the interval rule of ``and`` or ``or``: monotone on truth values; bits of integers are not bounded."""
 
     def bound(x, y, **_):
         (xl, xu), (yl, yu) = ends(x), ends(y)
@@ -38,7 +38,7 @@ def exclusive_or(x, y, **_):
 
 
 def logical_reduction(primitive):
-    """As `logical`, of the elements along axes."""
+    """Returns the interval rule of ``and`` or ``or`` along axes, as `logical` does for two operands."""
 
     def bound(x, **params):
         low, high = (primitive.bind(end, **params) for end in ends(x))
@@ -48,12 +48,16 @@ def logical_reduction(primitive):
 
 
 def any_integer(like) -> Interval:
+    """Returns the interval of all integers of a type."""
     limits = jnp.iinfo(like.dtype)
     return Interval(jnp.full_like(like, limits.min), jnp.full_like(like, limits.max))
 
 
 def unless_it_wraps(bound):
-    """``bound``, where integers stay well within their type, by the same in floating point; else anything."""
+    """Returns ``bound`` with a guard: where integers may leave their type, the interval is that of all integers.
+
+    The same bound in floating point tells where they stay well within it.
+    """
 
     def guarded(*operands, **params):
         found = bound(*operands, **params)
@@ -70,7 +74,7 @@ def unless_it_wraps(bound):
 
 
 def convert(x: Interval, *, new_dtype, **params):
-    """Casts never decrease, unless integers wrap."""
+    """Bounds a cast by the ends' casts, as it never decreases; where integers may wrap, by all integers."""
     ends_of = [
         jp.convert_element_type_p.bind(end, new_dtype=new_dtype, **params) for end in ends(x)
     ]
@@ -85,7 +89,7 @@ def convert(x: Interval, *, new_dtype, **params):
 
 
 def product(primitive, bound):
-    """``bound`` of floating-point operands; of others, an exact one."""
+    """Returns the interval rule of a product: ``bound`` for floating-point operands, `_exact_product` for others."""
 
     def either(x, y, **params):
         if jnp.issubdtype(jnp.result_type(ends(x)[0]), jnp.floating):
@@ -96,7 +100,7 @@ def product(primitive, bound):
 
 
 def _exact_product(primitive, x, y, params):
-    """Of truth values, and of integers: by their signs, unless the sums may leave the type."""
+    """Bounds a product of truth values, or of integers by their signs, unless its sums may leave the type."""
     product = functools.partial(primitive.bind, **params)
     (xl, xu), (yl, yu) = ends(x), ends(y)
     if xl.dtype == bool:
@@ -115,7 +119,11 @@ def _exact_product(primitive, x, y, params):
 
 
 def quotient(otherwise):
-    """Integers by uncertain ones, rounded towards 0: extreme at corners; anything where it may be undefined."""
+    """Returns the interval rule of division: of integers by uncertain ones, from corners; else ``otherwise``.
+
+    Integers are divided with rounding towards 0, which is extreme at corners. Where the division may be
+    undefined (by 0, or the least integer by -1), the interval is that of all integers.
+    """
 
     def bound(x, y, **params):
         if not isinstance(y, Interval) or jnp.issubdtype(y.dtype, jnp.floating):
@@ -132,7 +140,11 @@ def quotient(otherwise):
 
 
 def remainder(by_known):
-    """By an uncertain ``y``: of the sign of ``x``, no larger than it, and below ``|y|``; anything where undefined."""
+    """Returns the interval rule of the remainder by an uncertain ``y``; ``by_known`` is the rule for a known one.
+
+    The remainder has the sign of ``x``, is no larger than x in size, and is below ``|y|``; it is x itself where
+    ``|x| < |y|``. Where it may be undefined, there is no bound.
+    """
 
     def bound(x, y, **params):
         if not isinstance(y, Interval):
@@ -166,7 +178,10 @@ def _anything(like) -> Interval:
 
 
 def bits(x: Interval, *, new_dtype, **params):
-    """Of numbers, as signed integers of the same size: rising above 0, falling below it; of others, anything."""
+    """Bounds the bits of floating-point numbers read as signed integers of the same size; else returns no bound.
+
+    These integers rise with the number above 0 and fall with it below 0.
+    """
     low, high = (jp.bitcast_convert_type_p.bind(z, new_dtype=new_dtype, **params) for z in ends(x))
     signed = jnp.issubdtype(x.dtype, jnp.floating) and jnp.issubdtype(new_dtype, jnp.signedinteger)
     if not signed or low.shape != x.shape:
@@ -178,14 +193,14 @@ def bits(x: Interval, *, new_dtype, **params):
 
 
 def shift_right(x: Interval, by, **_):
-    """Of signed integers, a division rounded down."""
+    """Bounds a shift to the right of signed integers, a division rounded down, by that of the ends."""
     low, high = (lax.shift_right_arithmetic(end, by) for end in ends(x))
     signed = jnp.issubdtype(x.dtype, jnp.signedinteger)
     return Interval(low, high) if signed else any_integer(low)
 
 
 def count_of_bits(primitive):
-    """No more than there are."""
+    """Returns the interval rule of a count of bits: at most those of the type; exact for a known integer."""
 
     def bound(x: Interval, **params):
         low, high = (primitive.bind(end, **params) for end in ends(x))

@@ -1,4 +1,4 @@
-"""The table of interval rules: what a primitive does to intervals.
+"""Defines the table of interval rules: what a primitive does to intervals.
 
 A rule takes the operands, `Interval` where uncertain and arrays where known, and the parameters of
 the primitive; it returns intervals that contain every value. Ends may come out NaN or infinite on
@@ -24,10 +24,10 @@ from jaxbound._rules import axes as along
 
 
 class IntervalRule(NamedTuple):
-    """What a primitive does to intervals.
+    """Holds what a primitive does to intervals.
 
     Attributes:
-      bound: ``bound(*operands, **params)``.
+      bound: ``bound(*operands, **params)`` returns the intervals of the outputs.
       operands: the positions that may be uncertain (None: all).
       radius: optional ``radius(*operands, **params)``: half the width of the bound, where that costs less.
     """
@@ -46,7 +46,7 @@ interval_rules: dict[Any, IntervalRule] = {}
 
 
 def register_interval_rule(primitive, operands: Sequence[int] | None = None):
-    """Decorator: the interval rule of ``primitive``.
+    """Registers the decorated function as the interval rule of ``primitive``.
 
     The rule must satisfy ``rule(X).lower <= primitive(x) <= rule(X).upper`` for all x in X.
 
@@ -79,9 +79,10 @@ def register_interval_rule(primitive, operands: Sequence[int] | None = None):
 def def_increasing(
     primitive, operands: Sequence[int] | None = None, inside: float | None = None
 ) -> None:
-    """``primitive`` is non-decreasing in each uncertain operand: its ends are the ends' values.
+    """Registers the interval rule of a ``primitive`` that is non-decreasing in each uncertain operand.
 
-    One that is steep at the ends of its domain has the number ``inside`` in it.
+    The ends of its image are its values at the operands' ends. If it is infinitely steep at some points, such as
+    the ends of its domain, ``inside`` is another point of the domain, and gradients are kept finite.
     """
 
     def increasing(*xs, **params):
@@ -107,14 +108,14 @@ for _p in (
 ):  # fmt: skip
     def_increasing(_p)
 
-# Steep at the ends of their domains, which hold the number.
+# Infinitely steep at an end of their domain, or at 0 (cbrt); the number is a point inside, where they are not.
 for _p, _inside in (
     (jp.log_p, 0.5), (jp.log1p_p, 0.5), (jp.sqrt_p, 0.5), (jp.cbrt_p, 0.5), (jp.asin_p, 0.5), (jp.acosh_p, 2.0),
     (jp.atanh_p, 0.5), (jp.erf_inv_p, 0.5),
 ):  # fmt: skip
     def_increasing(_p, inside=_inside)
 
-# The other operands are sizes, indices or a padding value's shape: known.
+# The other operands are sizes or indices, which must be known.
 for _p, _operands in (
     (jp.broadcast_in_dim_p, (0,)), (jp.dynamic_slice_p, (0,)),
     (jp.dynamic_update_slice_p, (0, 1)), (jp.scatter_p, (0, 2)), (jp.scatter_add_p, (0, 2)),
@@ -155,7 +156,7 @@ for _p in (jp.dot_general_p, jp.conv_general_dilated_p):
 
 # ---------------------------------------------------------------- between turning points
 
-# The only stationary points: x * f'(x) + f(x) = 0.
+# The only stationary points of these functions ``x * f(x)``: the roots of x * f'(x) + f(x).
 SILU_TURN, GELU_ERF_TURN, GELU_TANH_TURN, MISH_TURN = (
     -1.2784645427610738,
     -0.7517915246935645,
@@ -165,7 +166,10 @@ SILU_TURN, GELU_ERF_TURN, GELU_TANH_TURN, MISH_TURN = (
 
 
 def def_turning(primitive, turns: Callable[..., tuple[Any, ...]], inside=None) -> None:
-    """``primitive``'s first operand is uncertain; ``turns(*other operands)`` are its turning points."""
+    """Registers the interval rule of a ``primitive`` that is monotone between its turning points.
+
+    Its first operand alone may be uncertain; ``turns(*other_operands)`` returns the turning points.
+    """
 
     def bound(x, *known, **params):
         fn = lambda z: primitive.bind(z, *known, **params)
@@ -191,7 +195,7 @@ def_turning(activations.elu, lambda alpha: (0.0,))
 
 
 def _ramp(x, r, eta, **_):
-    """``eta * z + (1 - eta) * clip(z, 0, r)``: non-decreasing, or else a falling and a rising part."""
+    """Bounds ``eta * z + (1 - eta) * clip(z, 0, r)``: non-decreasing if eta >= 0, else a falling plus a rising part."""
     r, rises = activations.spread(r, x.lower), jnp.greater_equal(eta, 0)
 
     def end(z, other):
@@ -206,7 +210,7 @@ for _p in (activations.straight_pieces, activations.quadratic_pieces):
 interval_rules[activations.ramp] = IntervalRule(_ramp, (0,))
 interval_rules[jp.integer_pow_p] = IntervalRule(powers.integer_pow)
 interval_rules[jp.pow_p] = IntervalRule(powers.power)
-# Convex with the one turn, and increasing, right of their last pole.
+# Right of its last pole, at 0, lgamma is convex with this one turning point, and digamma is increasing.
 interval_rules[jp.lgamma_p] = IntervalRule(arithmetic.above_zero(jp.lgamma_p, 1.4616321449683623))
 interval_rules[jp.digamma_p] = IntervalRule(arithmetic.above_zero(jp.digamma_p))
 interval_rules[jp.sin_p] = IntervalRule(waves.wave_image(jp.sin_p, math.pi / 2))
@@ -218,7 +222,7 @@ interval_rules |= {
     jp.gather_p: IntervalRule(tables.gather),
     search: IntervalRule(tables.search),
     interpolation: IntervalRule(tables.interpolation, (0,)),
-    # Of an uncertain operand, the trace takes the product out.
+    # An uncertain first operand is taken out before, as a factor: only the updates are uncertain here.
     jp.scatter_mul_p: IntervalRule(arrays.scatter_product, (2,)),
     jp.triangular_solve_p: IntervalRule(arrays.triangular_solve, (1,)),
 }
@@ -287,7 +291,7 @@ interval_rules |= {
     jp.select_and_scatter_add_p: IntervalRule(choices.scatter_selected),
 }
 
-# Integers may leave their type.
+# The results of these may leave an integer type, and wrap around.
 for _p in (jp.add_p, jp.sub_p, jp.mul_p, jp.neg_p, jp.reduce_sum_p, jp.cumsum_p, jp.integer_pow_p):
     _rule = interval_rules[_p]
     interval_rules[_p] = _rule._replace(bound=integers.unless_it_wraps(_rule.bound))

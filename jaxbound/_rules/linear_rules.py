@@ -1,4 +1,4 @@
-"""The table of linear rules: in which operands a primitive is affine, and how rows walk back through it.
+"""Defines the table of linear rules: in which operands a primitive is affine, and how rows go backward through it.
 
 A linear primitive is declared once: `jax.vjp` transposes it, and its interval rule is its forward
 rule. Convolution alone has an explicit transpose, because XLA's own is slow in loops and gradients.
@@ -19,7 +19,7 @@ from jaxbound._rules.convolution import transpose_convolution
 
 
 class LinearRule(NamedTuple):
-    """Where a primitive is affine.
+    """Holds in which operands a primitive is affine.
 
     Attributes:
       operands: ``operands(uncertain)`` gives the positions in which the primitive is jointly affine
@@ -28,8 +28,9 @@ class LinearRule(NamedTuple):
         "operands" (one element of each) or "elements" (several of one operand).
       transpose: optional ``transpose(rows, *operands, **params)`` for rows ``[K, *output_shape]`` of
         the first operand; None: by `jax.vjp`.
-      pick: optional ``pick(indices, shape, *operands, **params)``: the output's elements at flat
-        ``indices [C]`` as rows ``[C, *shape]`` of the one uncertain operand, given as None; None: not covered.
+      pick: optional ``pick(indices, shape, *operands, **params)`` returns the output's elements at flat
+        ``indices [C]`` as rows ``[C, *shape]`` of the one uncertain operand, which is passed as None; it
+        returns None where it does not cover the case.
     """
 
     operands: Callable[[tuple[bool, ...]], Sequence[int] | None]
@@ -63,7 +64,7 @@ def register_linear_rule(
 
 
 def linear_operands(eqn) -> Sequence[int] | None:
-    """Positions of ``eqn`` in which it is jointly affine, the uncertain ones among them; None: not affine."""
+    """Returns positions in which ``eqn`` is jointly affine, the uncertain ones among them; None if it is not affine."""
     rule = linear_rules.get(eqn.primitive)
     if rule is None or not all(out.is_float for out in eqn.outputs):
         return None
@@ -81,17 +82,17 @@ def _among(operands: Sequence[int] | None):
 
 
 def _one_of_two(uncertain):
-    """A product: linear in the one operand that is uncertain."""
+    """Returns the position of the only uncertain operand, in which a product is linear; None if there are several."""
     return [uncertain.index(True)] if sum(uncertain) == 1 else None
 
 
 def _cases(uncertain):
-    """`select_n` with a known predicate."""
+    """Returns the positions of the cases of a `select_n`, in which it is affine if its predicate is known."""
     return None if uncertain[0] else range(1, len(uncertain))
 
 
 def pick_product(indices, shape: Sequence[int], one, other, *, dimension_numbers, **_):
-    """Entries of the known operand, where each output sums over all of the other."""
+    """Returns entries of the known operand as rows, if each output sums over all of the other operand; else None."""
     sides, batch = dimension_numbers
     weights, (axes, summed) = (other, sides) if one is None else (one, sides[::-1])
     size = math.prod(shape)
@@ -129,7 +130,8 @@ linear_rules |= {
         _one_of_two, sums="elements", transpose=transpose_convolution
     ),
 }
-# Of one uncertain operand, as large as the output, each element depends on that at its own flat index.
+# Where the one uncertain operand is as large as the output, each element of the output depends on the operand's
+# element at the same flat index.
 IN_PLACE = frozenset((
     jp.add_p, jp.add_jaxvals_p, jp.sub_p, jp.mul_p, jp.div_p, jp.neg_p, jp.convert_element_type_p,
     jp.reshape_p, jp.squeeze_p, jp.broadcast_in_dim_p,
@@ -139,7 +141,7 @@ IN_PLACE = frozenset((
 def pull_back(
     fn: Callable[..., Any], shapes: Sequence[tuple[tuple[int, ...], Any]], rows: Sequence[Any]
 ):
-    """Rows through an affine function: ``rows . fn(x) == rows . bias + sum_i (result_i . x_i)``.
+    """Pulls rows back through an affine function: ``rows . fn(x) == rows . bias + sum_i (result_i . x_i)``.
 
     Args:
       fn: affine in every argument; returns a list of arrays.
@@ -154,7 +156,7 @@ def pull_back(
 
 
 def is_repeat(eqn) -> bool:
-    """Whether a non-mixing ``eqn`` may copy one element of an operand to several places."""
+    """Tells whether a non-mixing ``eqn`` may copy one element of an operand to several places."""
     if eqn.primitive in (jp.gather_p, jp.scatter_p, jp.select_and_gather_add_p):
         return True
     if eqn.primitive is jp.pad_p:

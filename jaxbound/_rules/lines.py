@@ -1,4 +1,4 @@
-"""Which lines bound which function of one variable: ``lines(fn, l, u, choice, *known, **params)``."""
+"""Defines which lines bound which function of one variable: ``lines(fn, l, u, choice, *known, **params)``."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def _s_shaped(fn, l, u, choice, *known, **params):
 
 
 def _soft_sign(fn, l, u, choice, **_):
-    """None far out, where the squares in its slope leave the number type."""
+    """Returns S-shaped lines, but none (NaN) far out, where the squares in the slope leave the number type."""
     near = jnp.maximum(jnp.abs(l), jnp.abs(u)) < (4 * smallest(l.dtype)) ** -0.5
     return curves.Lines(*(jnp.where(near, x, jnp.nan) for x in _s_shaped(fn, l, u, choice)))
 
 
 def _turned(fn, l, u, choice, *known, **params):
-    """Concave below 0 and convex above it."""
+    """Returns lines for a function that is concave below 0 and convex above it."""
     turned = curves.s_shaped(lambda z: -fn(z), l, u, choice=choice, sides=("upper", "lower"))
     return curves.negated(turned)
 
 
 def _exp(fn, l, u, choice, **_):
-    # A tangent further right than l + 1 would be negative at l.
+    # The tangent at t is exp(t) (1 + l - t) at l: negative if t > l + 1.
     last = jnp.minimum(u, l + 0.99)
     return curves.convex(
         fn, l, u, choice.between("lower", l, last, jnp.minimum(_center(l, u), last))
@@ -61,19 +61,19 @@ def _integer_pow(fn, l, u, choice, *, y, **_):
 
 
 def _pow(fn, l, u, choice, exponent, **_):
-    """Concave between the powers 0 and 1, and at odd powers left of 0; else convex."""
+    """Returns lines for a power: concave for exponents from 0 to 1 and, left of 0, for odd ones; else convex."""
     odd, negative = jnp.abs(lax.rem(exponent, jnp.full_like(exponent, 2))) == 1, exponent < 0
     bulges = jnp.where(negative, odd & (u < 0), exponent < 1)
     return _where(odd & ~negative, _turned(fn, l, u, choice), _bulging(bulges, fn, l, u, choice))
 
 
 def _over(fn, l, u, choice, known, **_):
-    """A known number over one that is never 0."""
+    """Returns lines for a known number divided by an uncertain one that is never 0."""
     return _bulging((known < 0) != (u < 0), fn, l, u, choice)
 
 
 def _bulging(where, fn, l, u, choice):
-    """Concave there, convex elsewhere."""
+    """Returns lines for a function that is concave at the elements marked in ``where`` and convex at the others."""
     return _where(where, _concave(fn, l, u, choice), _convex(fn, l, u, choice))
 
 
@@ -83,6 +83,7 @@ def _where(condition, first, second):
 
 
 def _wavy(*bends: float, first: int):
+    """Returns lines for a function whose inflection points are ``bends``; ``first``: see `curves.wavy`."""
     return lambda fn, l, u, choice, **_: curves.wavy(fn, l, u, bends, first, choice)
 
 
@@ -94,6 +95,7 @@ def _elu(fn, l, u, choice, alpha, **_):
 
 
 def _wave(peak: float):
+    """Returns lines for ``cos(z - peak)``."""
     return lambda fn, l, u, choice, **_: waves.wave(fn, peak, l, u)
 
 

@@ -1,4 +1,4 @@
-"""Planes below and above the largest of several values on a box."""
+"""Bounds the largest of several values on a box by planes below and above it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxbound._rules.planes import Relaxation
 
 
 def _level(u, inverse, otherwise):
-    """The gamma at which the weights add up to 1."""
+    """Returns the gamma at which the weights ``(u - gamma) inverse`` add up to 1; ``otherwise`` where inverse is 0."""
     total = inverse.sum(-1, keepdims=True)
     gamma = ((u * inverse).sum(-1, keepdims=True) - 1) / jnp.where(total > 0, total, 1)
     return jnp.where(total > 0, gamma, otherwise)
@@ -28,15 +28,17 @@ def greatest(
     choice: curves.Choice,
     valid: Any = True,
 ) -> Relaxation:
-    """Lines of ``max(windows(*x), -1)``, for a linear ``windows``; entries not ``valid`` do not count.
+    """Returns planes of ``max(windows(*x), -1)`` for a linear ``windows``; entries that are not ``valid`` do not count.
 
-    Above every entry lies ``sum w (z - l) + gamma`` with ``w = max(0, (u - gamma) / (u - l))``, for any gamma between
-    the largest lower and the largest upper end. Below the largest lies any mean of them, and so does ``sum w z``
-    with what the weights lack of 1 at the largest lower end, or exceed it by at the largest upper one.
+    Above: ``sum w (z - l) + gamma`` with ``w = max(0, (u - gamma) / (u - l))``, for any gamma between the largest
+    lower and the largest upper end. All terms are >= 0, and its own one is enough for entry i: it is
+    ``gamma >= l_i`` at ``z_i = l_i``, and ``gamma + w_i (u_i - l_i) >= u_i`` at ``z_i = u_i``.
+    Below: ``sum w z + (1 - sum w) m``, where m is the largest lower end if the weights w >= 0 add up to less than
+    1, and the largest upper end if to more: with M the maximum, it is at most ``sum w M + (1 - sum w) M``.
 
-    "adaptive" and "tight" take the gamma of least volume that stays in the interval, the second largest upper end;
-    and below one entry, that of the largest centre ("adaptive") or lower end ("tight"). "parallel" takes the same
-    weights on both sides, that add up to 1 if they can: CNN-Cert's.
+    "adaptive" and "tight" take, above, the gamma of least volume that stays in the interval, the second largest
+    upper end; and, below, one entry: that of the largest centre ("adaptive") or of the largest lower end ("tight").
+    "parallel" takes the same weights on both sides, which add up to 1 if they can: CNN-Cert's.
 
     References: Boopathy et al., arXiv 1811.12395.
     """
@@ -57,7 +59,7 @@ def greatest(
     usual = even if choice.kind == "parallel" else jnp.maximum(most, second)
     gamma = choice.between("upper", *(level[..., 0] for level in (most, first, usual)))
     weights = weighed(gamma[..., None])
-    # Shares that are too small for their type.
+    # Where a weight is too small for its type and became 0, the plane need not lie above its entry.
     lost = (open_ & (u > gamma[..., None]) & (weights == 0)).any(-1)
     offset = jnp.where(lost, jnp.inf, gamma - (weights * l).sum(-1))
     upper = weights, offset, image.upper
@@ -70,9 +72,10 @@ def greatest(
 
 
 def _contenders(windows: Callable[..., Any], operands: Sequence[Interval], valid):
-    """The ends of the entries that may be largest, the largest lower end, which they are, and where they are bounded.
+    """Returns l, u, most, wins, bounded: which entries may be the largest, and what is known of them.
 
-    What cannot win does not enter: a mask of -inf, say.
+    ``wins`` marks these entries, ``l`` and ``u`` are their ends, ``most`` is the largest lower end; ``bounded``
+    marks the windows in which all of them are finite. Other entries do not count: those of a mask of -inf, say.
     """
     l, u = windows(*(x.lower for x in operands)), windows(*(x.upper for x in operands))
     most = jnp.max(jnp.where(valid, l, -jnp.inf), -1, keepdims=True)
@@ -84,7 +87,11 @@ def _contenders(windows: Callable[..., Any], operands: Sequence[Interval], valid
 
 
 def _below(choice: curves.Choice, candidates: Sequence[Any], offset):
-    """From the entry of the largest lower end over that of the largest centre to even weights and their offset."""
+    """Returns weights and offset of the plane below, by the alpha: at 0, at 1/2 and at 1 one of three candidates.
+
+    They are the entry of the largest lower end, that of the largest centre, and the even weights with their
+    ``offset``; in between, means of two neighbours.
+    """
     share = jnp.full_like(offset, {"tight": 0, "adaptive": 0.5, "parallel": 1}[choice.kind])
     share = choice.between("lower", jnp.zeros_like(offset), 1, share)
     parts = jnp.maximum(1 - 2 * share, 0), 1 - jnp.abs(2 * share - 1), jnp.maximum(2 * share - 1, 0)
@@ -93,19 +100,20 @@ def _below(choice: curves.Choice, candidates: Sequence[Any], offset):
 
 
 def _weights(u, width, open_, known, gamma):
+    """Returns the weights of the plane above at the level ``gamma``."""
     weights = jnp.where(open_, jnp.clip((u - gamma) / width, 0, 1), 0)
-    # Known entries can carry what is left of the weight.
+    # Entries of a known value may have any weight: they share what is left of 1.
     rest = jnp.clip(1 - weights.sum(-1, keepdims=True), 0, 1)
     return jnp.where(known, rest / jnp.maximum(known.sum(-1, keepdims=True), 1), weights)
 
 
 def _two_largest(z):
-    """Along the last axis, which stays."""
+    """Returns the two largest entries of the last axis, each with that axis kept at size 1."""
     first = z.max(-1, keepdims=True)
     return first, jnp.where(_peak(z) > 0, -jnp.inf, z).max(-1, keepdims=True)
 
 
 def _peak(z, valid: Any = True):
-    """1 at the largest valid entry of the last axis, else 0."""
+    """Returns 1 at the largest valid entry of the last axis and 0 elsewhere."""
     largest = jnp.where(valid, z, -jnp.inf).argmax(-1)
     return jax.nn.one_hot(largest, z.shape[-1], dtype=z.dtype)

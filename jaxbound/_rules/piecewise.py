@@ -1,6 +1,6 @@
-"""Images and lines of functions made of straight and quadratic pieces.
+"""Bounds functions made of straight and quadratic pieces: images of intervals, and lines.
 
-On its part of [l, u], a piece less a line is extreme at the part's ends, or where their slopes agree. So lines of
+On its part of [l, u], a piece minus a line is extreme at the part's ends, or where both slopes agree. So lines of
 any slope are sound. At a break point the pieces on both sides count.
 """
 
@@ -20,9 +20,9 @@ from jaxbound._rules.curves import Choice, Lines
 
 
 class Parts(NamedTuple):
-    """Per piece, along a first axis: ``a (z + shift)^2 + b z + c``, whether it meets [l, u], and its part of it.
+    """Holds pieces along a first axis: ``a (z + shift)^2 + b z + c``, whether it meets [l, u], and its part of [l, u].
 
-    The part of one that does not is a point, its end.
+    The part is ``[low, high]``; that of a piece that does not meet [l, u] is a point, the piece's nearer end.
     """
 
     a: Any
@@ -34,12 +34,12 @@ class Parts(NamedTuple):
     high: Any
 
     def at(self, z):
-        """The values of all pieces; infinite points count for 0 where they have no weight."""
+        """Returns the values of all pieces; a term with the coefficient 0 is 0 also at infinite points."""
         square = jnp.where(self.a == 0, 0, self.a * lax.integer_pow(z + self.shift, 2))
         return square + jnp.where(self.b == 0, 0, self.b * z) + self.c
 
     def where_slope_is(self, slope):
-        """The point of each part at which a piece has a slope, or is nearest to having it."""
+        """Returns the point of each part at which its piece has the slope, or comes nearest to it."""
         curved = jnp.where(self.a == 0, 1, self.a)
         z = (slope - self.b) / (2 * curved) - self.shift
         return jnp.clip(jnp.where(self.a == 0, self.low, z), self.low, self.high)
@@ -49,6 +49,7 @@ class Parts(NamedTuple):
 
 
 def _parts(l, u, breaks, polys) -> Parts:
+    """Returns the parts of the pieces ``polys``, between which the ``breaks`` lie, on [l, u]."""
     forms = [about_vertex(*poly) for poly in polys]
     ends = [-np.inf, *breaks, np.inf]
     column = lambda values: jnp.asarray(np.reshape(values, (-1, *[1] * l.ndim)), l.dtype)
@@ -60,9 +61,9 @@ def _parts(l, u, breaks, polys) -> Parts:
 
 
 def _least(parts: Parts, slope=None, sign=1):
-    """The least value of ``sign (fn(z) - slope z)`` on [l, u], without a slope that of ``sign fn(z)``.
+    """Returns the least value of ``sign (fn(z) - slope z)`` on [l, u]; without a slope, that of ``sign fn(z)``.
 
-    Where several are, the gradient is that of the first.
+    Where several points have it, the gradient is that of the first.
     """
     turn = parts.where_slope_is(0 if slope is None else slope[None])
     points = jnp.stack([turn, parts.low, parts.high])
@@ -74,17 +75,19 @@ def _least(parts: Parts, slope=None, sign=1):
 
 
 def image(x: Interval, *, breaks, polys) -> Interval:
-    """Exact; what is not a number, where infinite terms meet, is no bound."""
+    """Returns the exact image; an end that is NaN, where infinite terms meet, is no bound."""
     parts = _parts(x.lower, x.upper, breaks, polys)
     below, above = (_least(parts, sign=sign) for sign in (1, -1))
     return Interval(below, -above)
 
 
 def lines(fn, l, u, choice: Choice, *, breaks, polys) -> Lines:
-    """The lines nearest to the function at the centre ("adaptive": of least area), or at their farther end ("tight").
+    """Returns the lines nearest to the function at the centre ("adaptive": of least area), or the "tight" ones.
 
-    Among those along a piece (at the centre, or nearest to it), through two of the ends and break points, and
-    from an end to where they touch a piece.
+    The lower "tight" line is that whose least value on [l, u] is greatest (nearly: the centre decides between
+    equals), the upper one turned around. "parallel" lines have the slope of the chord. The others are the best
+    of the lines along a piece (at the centre, or nearest to it), through two of the ends and break points,
+    and from an end to where they touch a piece.
     """
     parts = _parts(l, u, breaks, polys)
     slopes, across = _slopes(l, u, breaks, polys, parts)
@@ -103,14 +106,14 @@ def lines(fn, l, u, choice: Choice, *, breaks, polys) -> Lines:
 
 
 def _first(values, keys):
-    """Of values along the first axis, the first one of least key."""
+    """Returns, of the values along the first axis, the first one of least key."""
     keys = keys.reshape(values.shape)
     chosen = jax.nn.one_hot(keys.argmin(0), len(keys), axis=0, dtype=bool)
     return jnp.where(chosen, values, 0).sum(0)
 
 
 def _slopes(l, u, breaks, polys, parts: Parts):
-    """The slopes of lines that may be the best, along a first axis; and that of the chord."""
+    """Returns the slopes of lines that may be the best, along a first axis, and that of the chord."""
     points = jnp.stack([l, *(jnp.clip(jnp.asarray(z, l.dtype), l, u) for z in breaks), u])
     values = straight_pieces.bind(points, breaks, polys)
     first, last = np.transpose(list(itertools.combinations(range(len(points)), 2)))

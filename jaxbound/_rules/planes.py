@@ -1,4 +1,4 @@
-"""Planes below and above a function of several variables on a box: the maths of the relaxations.
+"""Bounds a function of several variables on a box by planes below and above it: the maths of the relaxations.
 
 Sound for all ends ``l <= u``; where no plane is finite, the interval of the value takes over, element
 by element.
@@ -18,10 +18,10 @@ from jaxbound._rules import curves
 
 @dataclasses.dataclass(frozen=True)
 class Relaxation:
-    """Two affine JAX functions of a primitive's uncertain operands.
+    """Holds two affine JAX functions of a primitive's uncertain operands, one below and one above it.
 
-    On the intervals they were made for, ``lower(*x) <= primitive(*x) <= upper(*x)``; ``free`` functions give, by
-    side, where those lie that may lie elsewhere.
+    On the intervals they were made for, ``lower(*x) <= primitive(*x) <= upper(*x)``; ``free`` holds, by side,
+    functions that return the alphas of those lines that may lie elsewhere.
     """
 
     lower: Callable[..., Any]
@@ -30,7 +30,7 @@ class Relaxation:
 
     @property
     def alphas(self) -> dict[str, Any]:
-        """Where the free lines lie."""
+        """Returns the alphas of the free lines, by side: where they lie."""
         return {side: alpha() for side, alpha in self.free.items()}
 
 
@@ -40,16 +40,16 @@ class Relaxation:
 def bilinear(
     product: Callable[[Any, Any], Any], x: Interval, y: Interval, image, choice: curves.Choice
 ) -> Relaxation:
-    """Planes of a bilinear ``product`` (linear in each operand) whose terms are ``x_i y_j``.
+    """Returns planes of a bilinear ``product`` (linear in each operand) whose terms are ``x_i y_j``.
 
     With centres c, radii r, ``x = xc + a`` and ``y = yc + b``, a term is ``x yc + xc y - xc yc + a b``, and
     ``a b`` lies above ``s (a yr + xr b) - xr yr`` and below ``s (a yr - xr b) + xr yr`` for all s in [-1, 1]:
     at -1 and 1 these are McCormick's planes. Usually s is 0.
     """
     (xc, xr), (yc, yr) = _bounded_part(x), _bounded_part(y)
-    # A term of an unbounded operand is infinite or NaN here, also times 0.
+    # An unbounded operand has the radius inf: each of its terms is inf or NaN (times 0), and so are sums with it.
     bounded = jnp.isfinite(product(_radius(x), _radius(y)))
-    # What is too small for its type is lost from the centre, and may grow on the way back.
+    # Terms that are too small for their type are lost from the centre; backward, the loss may grow.
     center = product(xc, yc)
     reach = product(xr, yr) + 2 * smallest(center.dtype)
     bounded &= curves.all_finite(center, reach)
@@ -71,7 +71,10 @@ def bilinear(
 
 
 def power(x: Interval, y: Interval, image) -> Relaxation:
-    """Planes of ``x^y = exp(y log x)`` where ``x > 0``: those of the product, on the lines of log, in those of exp."""
+    """Returns planes of ``x^y = exp(y log x)`` where ``x > 0``, composed of lines and planes of its parts.
+
+    The lines of exp are applied to the planes of the product of y and log x, and these to the lines of log.
+    """
     inside = x.lower > 0
     x, found = (
         Interval(*(jnp.where(inside, end, 1) for end in (z.lower, z.upper))) for z in (x, image)
@@ -103,10 +106,10 @@ def power(x: Interval, y: Interval, image) -> Relaxation:
 
 
 def quotient(x: Interval, y: Interval, image, choice: curves.Choice) -> Relaxation:
-    """Planes of ``x / y`` where y keeps its sign: those of the product of x and r, in the lines of ``r = 1 / y``.
+    """Returns planes of ``x / y`` where y keeps its sign: those of the product ``x r``, with lines for ``r = 1 / y``.
 
-    In units of the largest ``|y|``, so that r lies above 1 and cannot vanish; where a slope does, the
-    interval takes over.
+    They are computed in units of the largest ``|y|``, so that r is at least 1 and cannot vanish; where a slope
+    does vanish in its number type, the interval takes over.
     """
     sign = jnp.where(y.upper < 0, -1, 1).astype(y.dtype)
     near, unit = jnp.minimum(jnp.abs(y.lower), jnp.abs(y.upper)), _largest(y)
@@ -147,14 +150,15 @@ def _largest(x: Interval):
 
 
 def angle(y, x, image) -> Relaxation:
-    """Planes of ``atan2(y, x)`` off the negative x-axis: the tangent at the centre, less or more what Taylor leaves.
+    """Returns planes of ``atan2(y, x)`` off the negative x-axis: the tangent at the centre, -+ Taylor's remainder.
 
-    The function is harmonic: its second derivative along any direction is at most ``1 / (x^2 + y^2)``.
+    The second derivative along any direction is at most ``1 / (x^2 + y^2)`` in size: the angle is the imaginary
+    part of the logarithm, whose second derivative is ``-1 / z^2``.
     """
     uncertain = [isinstance(z, Interval) for z in (y, x)]
     y, x = (z if isinstance(z, Interval) else Interval(z, z) for z in (y, x))
     one_branch = (x.lower > 0) | (y.lower > 0) | (y.upper < 0)
-    # Only the shape of the box counts: its squares neither overflow nor vanish.
+    # The angle does not depend on the scale: in units of the largest end, squares neither overflow nor vanish.
     largest = jnp.maximum(_largest(y), _largest(x))
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     y, x = (Interval(z.lower / scale, z.upper / scale) for z in (y, x))
@@ -165,7 +169,8 @@ def angle(y, x, image) -> Relaxation:
     error = (xr**2 + yr**2) / (2 * jnp.where(away, distance, 1))
     square, xc = jnp.where(away, square, 1), jnp.where(away, xc, 1)
     found = one_branch & jnp.isfinite(_radius(y) + _radius(x))
-    found &= (distance > jnp.sqrt(info.tiny)) & (scale < info.eps / info.tiny)  # and slopes do not
+    # Slopes, which are divided by ``scale``, must neither overflow nor vanish.
+    found &= (distance > jnp.sqrt(info.tiny)) & (scale < info.eps / info.tiny)
     found &= curves.all_finite(error, 1 / scale / square) & (2 * error < image.upper - image.lower)
     slopes = [jnp.where(found, slope, 0) for slope in (xc / square, -yc / square)]
     parts = list(zip(slopes, (yc, xc), uncertain, strict=True))
@@ -180,14 +185,14 @@ def angle(y, x, image) -> Relaxation:
 
 
 def modulus(x, y, image) -> Relaxation:
-    """Planes of ``|z| = sqrt(x^2 + y^2)`` on a box of centre c and radii r.
+    """Returns planes of ``|z| = sqrt(x^2 + y^2)`` on a box of centre c and radii r.
 
     Below, ``<c, z> / |c|``, by Cauchy and Schwarz. Above, for ``m = sqrt(|c|^2 + |r|^2)``: the root lies below its
     tangent ``|z|^2 / 2m + m / 2``, squares below their chords ``2 c z + r^2 - c^2``; together ``(<c, z> + |r|^2) / m``.
     """
     uncertain = [isinstance(z, Interval) for z in (x, y)]
     box = [z if isinstance(z, Interval) else Interval(z, z) for z in (x, y)]
-    # Only the shape of the box counts: its squares neither overflow nor vanish.
+    # Planes scale with the box: in units of its largest end, squares neither overflow nor vanish.
     largest = jnp.maximum(*(jnp.maximum(-z.lower, z.upper) for z in box))
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     parts = [_bounded_part(Interval(z.lower / scale, z.upper / scale)) for z in box]
@@ -212,7 +217,7 @@ def modulus(x, y, image) -> Relaxation:
 
 
 def _norm(parts):
-    """The root of the sum of squares, with a finite gradient at 0."""
+    """Returns the root of the sum of squares, with a finite gradient at 0."""
     square = sum(part**2 for part in parts)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
@@ -222,6 +227,6 @@ def _radius(x: Interval):
 
 
 def _bounded_part(x: Interval):
-    """Centre and radius; 0 where they are infinite."""
+    """Returns centre and radius; both are 0 where an end is infinite."""
     bounded = curves.all_finite(x.lower, x.upper)
     return tuple(jnp.where(bounded, part, 0) for part in (x.center, x.radius))

@@ -1,4 +1,4 @@
-"""Powers of intervals, and finite gradients where a function is steep."""
+"""Bounds powers of intervals, and keeps gradients finite where a function is steep."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from jaxbound._rules.arithmetic import ends, fold, image
 
 
 def steepest(dtype) -> float:
-    """What stands for an infinite slope in gradients: times 0 it is 0."""
+    """Returns the number that stands for an infinite slope in gradients: unlike infinity, times 0 it is 0."""
     return min(1e18, float(jnp.finfo(dtype).max))
 
 
 def tame(fn: Callable[..., Any], inside: float) -> Callable[..., Any]:
-    """``fn(z, *known)`` with finite derivatives at the ends of its domain, which holds the number ``inside``."""
+    """Returns ``fn(z, *known)`` with finite derivatives also where it is infinitely steep.
+
+    That may be at the ends of its domain; ``inside`` is a number in the domain, where it is not.
+    """
 
     @jax.custom_jvp
     def tamed(z, *known):
@@ -36,7 +39,7 @@ def tame(fn: Callable[..., Any], inside: float) -> Callable[..., Any]:
         inner = slope_of(jnp.where(steep, jnp.asarray(inside, z.dtype), z), known)
         moved = jnp.where(steep, jnp.clip(most, -limit, limit), inner) * dz
         if known and all(jnp.issubdtype(k.dtype, jnp.floating) for k in known):
-            # A power of a negative number has no derivative by its exponent.
+            # A power of a negative number has no derivative with respect to its exponent.
             of_known = lambda *k: fn(fixed[0], *k)
             _, grown = jax.jvp(of_known, fixed[1], list(map(jnp.ones_like, known)))
             base = jnp.where(jnp.isfinite(grown), fixed[0], jnp.asarray(inside, z.dtype))
@@ -52,7 +55,7 @@ def integer_pow(x, *, y, **_):
 
 
 def power(x, y, **_):
-    """Monotone on x >= 0, in x for each y and in y for each x; elsewhere defined for integers y alone."""
+    """Bounds ``x^y``: on x >= 0 monotone in x for each y and in y for each x; elsewhere defined for integers y only."""
     (xl, xu), inside, pow_of = ends(x), ends(x)[0] >= 0, tame(lax.pow, 0.5)
     values = [pow_of(base, exponent) for base in (xl, xu) for exponent in ends(y)]
     lower, upper = fold(lax.min, values), fold(lax.max, values)
@@ -65,11 +68,12 @@ def power(x, y, **_):
 
 
 def _whole_power(x: Interval, y, raised: Callable[..., Any]) -> Interval:
-    """Of known integers y: even powers turn at 0, negative ones have a pole there."""
+    """Bounds ``x^y`` for known integers y: even powers turn at 0, negative ones have a pole there."""
     pole = (y < 0) & (x.lower <= 0) & (x.upper >= 0)
     away = Interval(*(jnp.where(pole, 1, end) for end in (x.lower, x.upper)))
     found, even = image(raised, away, 0.0), y % 2 == 0
-    # Over a pole, an even power is least at the end further out; nearer ones count as of power 2^60.
+    # Over a pole, an even power is least at the end further from 0; one so near that its power is above 2^60 is
+    # moved out to where it is 2^60, a lower bound that does not overflow.
     far = jnp.maximum(jnp.abs(x.lower), jnp.abs(x.upper))
     far = jnp.maximum(far, 2.0 ** (-60 / jnp.maximum(jnp.abs(y), 1)))
     least = jnp.where(even, raised(jnp.where(pole & even, far, 1).astype(x.dtype)), -jnp.inf)

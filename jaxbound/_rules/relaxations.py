@@ -1,4 +1,4 @@
-"""The table of relaxations: between which two affine functions a primitive lies on given intervals."""
+"""Defines the table of relaxations: between which two affine functions a primitive lies on given intervals."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ KINDS = ("adaptive", "tight", "parallel", "constant")
 relaxations: dict[Any, Callable[..., Relaxation]] = {}
 # Primitives that act on each element alone, and whose interval rule gives the exact image (ParamRamp: if eta >= 0).
 elementwise: set[Any] = set()
-# Those among them made of straight pieces (maximum and minimum with a known value): the kind chooses their lines.
+# Those among them that consist of straight pieces (max and min: with a known value); the kind chooses their lines.
 kinked: frozenset[Any] = frozenset(
     {jp.abs_p, jp.max_p, jp.min_p, activations.leaky_relu, activations.ramp, activations.clip}
     | {activations.straight_pieces}
 )
 
-# Those that are not defined everywhere: lines through an operand's bounds may leave the domain, intervals seldom do.
+# Those that may be undefined or infinitely steep somewhere: linear bounds of an operand may leave the domain, its
+# interval seldom does.
 partial: frozenset[Any] = frozenset(
     {jp.log_p, jp.log1p_p, jp.sqrt_p, jp.rsqrt_p, jp.integer_pow_p, jp.pow_p, jp.div_p, jp.tan_p}
     | {jp.cbrt_p, jp.asin_p, jp.acosh_p, jp.atanh_p, jp.erf_inv_p, jp.lgamma_p, jp.digamma_p}
@@ -41,13 +42,13 @@ partial: frozenset[Any] = frozenset(
 
 
 def check_kind(kind: str) -> None:
-    """Raises unless ``kind`` is among `KINDS`."""
+    """Raises a ValueError unless ``kind`` is among `KINDS`."""
     if kind not in KINDS:
         raise ValueError(f"relaxation is {kind!r}; expected one of {', '.join(map(repr, KINDS))}")
 
 
 def register_relaxation(primitive):
-    """Decorator: the relaxation of ``primitive``.
+    """Registers the decorated function as the relaxation of ``primitive``.
 
     The rule ``rule(*operands, image, choice, **params) -> Relaxation`` gets the operands (`Interval` where
     uncertain, arrays where known), the interval of the value, and a `Choice`. Its functions take the
@@ -78,7 +79,7 @@ def register_relaxation(primitive):
 
 
 def constant_relaxation(image: Sequence[Interval]) -> Relaxation:
-    """Lines of slope 0: what the interval walk knows. For the list of a primitive's outputs."""
+    """Returns lines of slope 0 at the ends of the interval walk's ``image``, for the list of a primitive's outputs."""
     return Relaxation(
         lambda *_: [out.lower for out in image], lambda *_: [out.upper for out in image]
     )
@@ -88,10 +89,10 @@ def constant_relaxation(image: Sequence[Interval]) -> Relaxation:
 
 
 def def_lines(primitive, lines: Callable[..., curves.Lines], inside: float = 0.5) -> None:
-    """``lines(fn, l, u, choice, *known, **params)`` for the one uncertain operand of ``primitive``.
+    """Registers ``lines(fn, l, u, choice, *known, **params)`` for the one uncertain operand of ``primitive``.
 
-    Where an end, the value or a line is infinite, the interval's constant lines take over; gradients are
-    kept finite by a point ``inside`` the domain.
+    Where an end, the value or a line is infinite, or a line is too steep, the interval's constant lines take over.
+    There, the point ``inside`` the domain stands for ends that are not usable, which keeps gradients finite.
     """
 
     def relax(*operands, image, choice, **params):
@@ -202,7 +203,10 @@ def _quotient(x, y, *, image, choice, **params):
 
 @register_relaxation(activations.normalised)
 def _normalised(x, r, *, image, choice, limit):
-    """The product's planes; the interval where these are beyond the limit half-way out, as operands are on average."""
+    """Returns the product's planes, or the interval where the planes leave the limit half-way to their extremes.
+
+    Half-way, because operands are on average half a radius away from their centres.
+    """
     product = planes.bilinear(jnp.multiply, x, r, image, choice)
     lower, upper = (plane(x.center, r.center) for plane in (product.lower, product.upper))
     apart = (x.radius * jnp.abs(r.center) + jnp.abs(x.center) * r.radius) / 2
@@ -234,6 +238,8 @@ relaxations[activations.modulus] = lambda x, y, *, image, **_: planes.modulus(x,
 
 
 def _reduced(planes_of):
+    """Returns the relaxation of a reduction along axes, from the planes of its entries along a last axis."""
+
     def relax(x, where=None, *, image, choice, axes, keepdims):
         rows = along.Rows(x.shape, axes)
         found = zip(planes_of(*rows.ends(x, where)), (image.lower, image.upper), strict=True)
@@ -249,6 +255,8 @@ def _reduced(planes_of):
 
 
 def _softmax_with(of_rows):
+    """Returns the relaxation of a softmax along axes, from the planes of its entries along a last axis."""
+
     def relax(x, where=None, *, image, choice, axes):
         rows = along.Rows(x.shape, axes)
         counted = rows.last(True if where is None else where)
@@ -257,7 +265,7 @@ def _softmax_with(of_rows):
 
         def at(plane, constant):
             weights, offset = plane.otherwise(rows.last(constant), counted)
-            # Unbounded entries have no weight: 0 inf would spoil the others.
+            # Unbounded entries have weight 0; as 0 * inf is NaN, they must not enter the product.
             entries = lambda z: jnp.where(bounded, rows.last(z), 0)[..., None]
             return lambda z: rows.back((weights @ entries(z))[..., 0] + offset)
 
@@ -281,10 +289,10 @@ relaxations[activations.variance] = _reduced(along.variance)
 relaxations[activations.softmax] = _softmax_with(along.softmax)
 relaxations[activations.log_softmax] = _softmax_with(along.log_softmax)
 
-# Affine, as the tests of forward bounds show.
+# The library's own rules, which are known to be affine.
 _OWN = frozenset(relaxations.values())
 
 
 def is_registered(rule: Callable[..., Relaxation]) -> bool:
-    """Whether ``rule`` comes from outside of the library."""
+    """Tells whether ``rule`` comes from outside of the library."""
     return rule not in _OWN

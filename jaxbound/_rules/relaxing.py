@@ -1,4 +1,4 @@
-"""The relaxation of an equation on given intervals: made once, and affine."""
+"""Makes the relaxation of an equation on given intervals: once, and checked to be affine if it is a user's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from jaxbound._rules.relaxations import Relaxation, constant_relaxation, is_regi
 def relaxing(
     env: dict[Var, Any], kind: str, alphas: dict[Var, dict[str, Any]]
 ) -> Callable[[Equation], Relaxation]:
-    """The relaxation of an equation on the intervals of ``env``, made once."""
+    """Returns a function from an equation to its relaxation on the intervals of ``env``, made once for each.
+
+    The function raises a ValueError if a registered relaxation is not affine, or if there are ``alphas`` for lines
+    that are not free.
+    """
 
     @functools.cache
     def relax(eqn: Equation) -> Relaxation:
@@ -44,7 +48,7 @@ def relaxing(
 
 
 def _check_affine(eqn: Equation, relaxation: Relaxation) -> None:
-    """Raises unless both functions of a relaxation are affine."""
+    """Raises a ValueError unless both functions of a relaxation are affine."""
     moving = [v for v in eqn.moving.values() if v.is_float]
     avals = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in moving]
     for side in ("lower", "upper"):

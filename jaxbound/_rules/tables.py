@@ -1,6 +1,6 @@
-"""Reads at uncertain indices: the hull of what may be read.
+"""Bounds reads at uncertain indices, by the hull of what may be read, and searches in tables.
 
-Between two starts of one axis lie windows of starts; the least and the greatest entry of every window of
+On each axis, a read may start anywhere in a range. The least and the greatest entry of every window of
 1, 2, 4, ... entries are made once by doubling, and two overlapping ones cover any range.
 """
 
@@ -19,7 +19,7 @@ from jaxbound._rules.planes import Relaxation
 
 
 def _starts(x, indices, dimension_numbers, slice_sizes):
-    """The ends of indices as they are clamped."""
+    """Returns the ends of the indices as a gather clamps them, and the greatest start of each axis."""
     axes = dimension_numbers.start_index_map
     limits = [jnp.shape(ends(x)[0])[axis] - slice_sizes[axis] for axis in axes]
 
@@ -32,14 +32,14 @@ def _starts(x, indices, dimension_numbers, slice_sizes):
 
 
 def gather(x, indices, *, dimension_numbers, slice_sizes, **params) -> Interval:
-    """``[min, max]`` over all starts between the ends of the indices, each axis by itself."""
+    """Bounds a gather by ``[min, max]`` over all starts between the ends of the indices, each axis by itself."""
     if not isinstance(indices, Interval):
         read = lambda end: jp.gather_p.bind(
             end, indices, dimension_numbers=dimension_numbers, slice_sizes=slice_sizes, **params
         )
         return Interval(*map(read, ends(x)))
     low, high, limits = _starts(x, indices, dimension_numbers, slice_sizes)
-    level = 31 - lax.clz(high - low + 1)  # 2 ** level entries, twice, are all of them
+    level = 31 - lax.clz(high - low + 1)  # two windows of 2 ** level starts cover the range
     second = high - (1 << level) + 1
     count, axes = len(limits), dimension_numbers.start_index_map
     numbers = lax.GatherDimensionNumbers(
@@ -70,9 +70,10 @@ def _folded(of, values):
 
 
 def _doubled(x, of, axes, limits):
-    """``of`` the ``2 ** level`` entries from every place on, with an axis of levels ahead per axis.
+    """Returns ``of`` (the least or greatest of) the ``2 ** level`` entries from every place on, for all levels.
 
-    What reaches around the end belongs to no range.
+    The levels are one new leading axis for each of ``axes``. Windows that reach around the end of an axis are
+    of no use, and not read: no range goes beyond the end.
     """
     for i, (axis, limit) in enumerate(zip(axes, limits, strict=True)):
         levels = [x]
@@ -83,10 +84,11 @@ def _doubled(x, of, axes, limits):
 
 
 def search(table, x, **options) -> Interval:
-    """Never less for a greater ``x``, nor for lesser entries, in order or not.
+    """Bounds the place of ``x`` in a table, sorted or not: it never decreases as x grows or entries get smaller.
 
-    Of two bisections, at the first step where they part, one goes left and ends there at most, and the other
-    goes right; other methods count the entries before ``x``. Beyond infinity there is NaN, found last.
+    For bisection, take the first step at which two searches part: the one that goes left ends at this place or
+    before, the other after it. Other methods count the entries before ``x``. An infinite upper end may stand
+    for NaN, which comes after infinity.
     """
 
     def most(z):
@@ -100,9 +102,9 @@ def search(table, x, **options) -> Interval:
 
 
 def interpolation(x: Interval, places, table) -> Interval:
-    """The values at both ends and of all entries in between: the exact image, as pieces are monotone.
+    """Returns the exact image: as pieces are monotone, the hull of both ends' values and the entries in between.
 
-    Of a table without order, or that is not finite, nothing is said.
+    A table that is not in order, or not finite, gives no bound.
     """
     ordered = (places[1:] >= places[:-1]).all() & jnp.isfinite(places).all()
     ordered &= jnp.isfinite(table).all()
@@ -117,7 +119,7 @@ def interpolation(x: Interval, places, table) -> Interval:
 
 
 def gather_lines(x, indices: Interval, *, image, choice, **params) -> Relaxation:
-    """The entry itself where one alone may be read; else constants."""
+    """Returns the entry itself where only one may be read, and constants elsewhere."""
     shape = jnp.shape(ends(x)[0])
     low, high, _ = _starts(x, indices, params["dimension_numbers"], params["slice_sizes"])
     read = lambda z, index: jp.gather_p.bind(z, index, **params)

@@ -1,4 +1,4 @@
-"""Sine, cosine, tangent, and the angle of a point: images of intervals, and lines."""
+"""Bounds sine, cosine, tangent, and the angle of a point: images of intervals, and lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TURN = 2 * math.pi
 
 
 def meets(x: Interval, point: float, period: float):
-    """Whether ``point + k period`` may lie in an interval for an integer k; it is never missed.
+    """Tells whether ``point + k period`` may lie in an interval for an integer k; none that does is missed.
 
     The quotient and the product below are off by less than ``room``, so that the first k found is never
     past the first one in the interval; an infinite end makes a NaN, which counts as met.
@@ -33,12 +33,12 @@ def meets(x: Interval, point: float, period: float):
 
 
 def _values(fn, x: Interval):
-    """At both ends, or at 0 where an end is infinite, so that gradients are finite."""
+    """Returns the values at both ends, or at 0 where an end is infinite, so that gradients are finite."""
     return [fn(jnp.where(jnp.isfinite(end), end, 0)) for end in (x.lower, x.upper)]
 
 
 def wave_image(primitive, peak: float) -> Callable[..., Interval]:
-    """The exact image by ``cos(z - peak)``, except that rounding may take a near peak for one inside."""
+    """Returns the interval rule of ``cos(z - peak)``: exact, but rounding may take a near peak for one inside."""
 
     def bound(x, **params):
         a, b = _values(lambda z: primitive.bind(z, **params), x)
@@ -49,14 +49,14 @@ def wave_image(primitive, peak: float) -> Callable[..., Interval]:
 
 
 def tan_image(x: Interval, **params) -> Interval:
-    """Increasing between its poles, unbounded across one."""
+    """Bounds the tangent function: it increases between its poles and is unbounded across one."""
     a, b = _values(lambda z: jp.tan_p.bind(z, **params), x)
     pole = meets(x, math.pi / 2, math.pi)
     return Interval(jnp.where(pole, -jnp.inf, a), jnp.where(pole, jnp.inf, b))
 
 
 def atan2_image(y, x, **_) -> Interval:
-    """A box off the negative x-axis has its extreme angles at corners, else all angles count."""
+    """Bounds the angle: by the corners of a box off the negative x-axis, else by all angles from -pi to pi."""
     (yl, yu), (xl, xu) = ends(y), ends(x)
     one_branch = (xl > 0) | (yl > 0) | (yu < 0)
     xl, xu = (jnp.where(one_branch, end, 1) for end in (xl, xu))
@@ -77,14 +77,14 @@ def _both(a, b):
 
 
 def wave(fn: Callable[..., Any], peak: float, l, u) -> Lines:
-    """The lines of least area for ``fn(z) = cos(z - peak)``, on intervals of any width."""
+    """Returns the lines of least area for ``fn(z) = cos(z - peak)``, on intervals of any width."""
     above = _above(fn, peak, l, u)
     below = _above(lambda z: -fn(z), peak + math.pi, l, u)
     return Lines(-below[0], -below[1], *above)
 
 
 def _above(fn, peak: float, l, u):
-    """Slope and intercept of the line above ``fn(z) = cos(z - peak)`` that is lowest at the centre.
+    """Returns slope and intercept of the line above ``fn(z) = cos(z - peak)`` that is lowest at the centre.
 
     ``h(s) = max_z fn(z) - s z`` makes ``s z + h(s)`` a line above, for any slope s; its value at the
     centre c is convex in s, with derivative ``c - z(s)`` where ``z(s)`` is a maximiser. The optimal slope
@@ -106,12 +106,12 @@ def _above(fn, peak: float, l, u):
     center, one = 0.5 * l + 0.5 * u, jnp.ones_like(l)
     low, high = bisect(lambda slope: highest(slope)[0] <= center, -one, one)
     slope = 0.5 * low + 0.5 * high
-    # Further out, the place of a maximum is not known well enough: its error enters squared.
+    # Rounding moves the place of a maximum, and its error enters squared: from eps^-1/2 on, that is too much.
     known = jnp.maximum(jnp.abs(l), jnp.abs(u)) < jnp.finfo(l.dtype).eps ** -0.5
     return slope, jnp.where(known, highest(slope)[1], jnp.inf)
 
 
 def tangent(fn: Callable[..., Any], l, u) -> Lines:
-    """Lines of the tangent function on a branch: concave left of a multiple of pi, convex right of it."""
+    """Returns lines of the tangent function on a branch: concave left of a multiple of pi, convex right of it."""
     middle = lax.stop_gradient(math.pi * jnp.round((0.5 * l + 0.5 * u) / math.pi))
     return negated(s_shaped(lambda z: -fn(z), l, u, middle))
