@@ -199,7 +199,7 @@ logsumexp = Activation(
 
 
 def _mean(x, axes, keepdims):
-    """Returns the mean of x by the equations of `jnp.mean` in another order: axes are kept last."""
+    """Returns the mean of x by the equations of `jnp.mean` in another order: it keeps axes after the division."""
     return jnp.expand_dims(x.mean(axes), axes) if keepdims else x.mean(axes)
 
 
@@ -254,7 +254,7 @@ def _count(extreme):
     return lambda x, axes: _are(extreme)(x, axes).sum(axes)
 
 
-# In derivatives of a maximum, which is shared equally by all entries that are largest.
+# The derivative of a maximum is made of these: the entries that are largest share it equally.
 is_largest = Activation("is_largest", (_are(jnp.max),), reduces=True)
 is_least = Activation("is_least", (_are(jnp.min),), reduces=True)
 count_largest = Activation("count_largest", (_count(jnp.max),), reduces=True)
