@@ -21,7 +21,7 @@ from jaxbound._program.pieces import AFFINE, IDENTITY, OPERATIONS, Pieces, Unfit
 
 Producer = Mapping[Any, Equation]
 
-MOST = 24  # equations that are joined, about
+MOST = 24  # equations that are joined, at most
 
 
 def joined(eqn: Equation, producer: Producer, order: Mapping[Any, int]) -> Equation | None:
@@ -95,7 +95,7 @@ def _composed(root: Var, cone: list[Equation], producer: Producer) -> Pieces:
 
 
 def _is_safe(pieces: Pieces, dtype) -> bool:
-    """Tells whether no number is lost in this type, and the function continuous: rounding cannot choose a value."""
+    """Tells whether no number is lost in this type, and the function has no jump at which rounding would decide."""
     limits, numbers = jnp.finfo(dtype), np.abs([*pieces.breaks, *np.ravel(pieces.polys)])
     kept = (numbers == 0) | ((numbers >= limits.tiny) & (numbers <= limits.max))
     return bool(kept.all()) and pieces.is_continuous(float(limits.eps))

@@ -92,7 +92,7 @@ def rule_of(eqn, uncertain, producer) -> Callable[..., Any] | None:
 
 
 def _solution(params, producer) -> Callable[..., Any] | None:
-    """Returns `solve` for a system whose matrix is factored by `lu`, if ``matvec`` is the product with this matrix."""
+    """Returns `solve` for a system whose matrix is factored by `lu`, if ``matvec`` is the product with the matrix."""
     lengths, product = params["const_lengths"], params["jaxprs"].matvec
     if lengths.matvec != 1 or not lengths.solve or len(product.in_avals) != 2:
         return None
@@ -113,7 +113,7 @@ def _solution(params, producer) -> Callable[..., Any] | None:
 
 
 def _determinant(body: str, aval) -> Callable[..., Any] | None:
-    """Returns the determinant, or its sign and logarithm, if the body is that of JAX's `det` or `slogdet`; else None."""
+    """Returns the rule of `jnp.linalg.det` or `jnp.linalg.slogdet` if the body is the running JAX's, else None."""
     if " lu " not in body:
         return None
     of_both = lambda a: (lambda det: (jnp.sign(det), jnp.log(jnp.abs(det))))(determinant(a))

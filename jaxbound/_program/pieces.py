@@ -132,7 +132,7 @@ def _integer_pow(f: Pieces, *, y: int, **_) -> Pieces:
 
 
 def _roots(poly: Poly) -> list[float]:
-    """Returns the real roots; ``q`` has the sign of -b, so that the larger one is computed without cancellation."""
+    """Returns the real roots; ``q`` adds terms of one sign, so that none cancels."""
     a, b, c = poly
     if not a:
         return [-c / b] if b else []

@@ -24,7 +24,7 @@ PICKS = frozenset(
     {jp.reshape_p, jp.squeeze_p, jp.transpose_p, jp.broadcast_in_dim_p, jp.slice_p, jp.rev_p}
     | {jp.dynamic_slice_p, jp.gather_p}
 )
-# A primitive, the activation whose last step it undoes, and what both together are.
+# A primitive, the activation whose exponential or logarithm it undoes, and the activation that both are together.
 UNDOES = {
     (jp.log_p, activations.softmax): activations.log_softmax,
     (jp.exp_p, activations.log_softmax): activations.softmax,
@@ -81,7 +81,7 @@ def _quotient(dtype) -> Graph:
 
 
 def _softmax(eqn: Equation, producer) -> list[Equation] | None:
-    """Returns the equations of ``e / sum(e)`` as a softmax, e an exponential whose elements the numerator rearranges."""
+    """Returns ``e / sum(e)`` as a softmax, where e is an exponential, rearranged in the numerator; else None."""
     (out, *_), quotient = eqn.outputs, None
     if out.is_float and len(eqn.moving) > 1:
         pattern = _quotient(out.dtype)
@@ -183,7 +183,7 @@ def _step(made: Equation, eqn: Equation, producer) -> Callable[[Var], list[Equat
 
 
 def _spelt(fn, made: Equation) -> Callable[[Var], list[Equation]]:
-    """Returns a step that computes the output of ``made`` as ``fn`` of the uncertain value and of the known operands."""
+    """Returns a step that computes the output of ``made`` as ``fn`` of the uncertain value and the known operands."""
 
     def equations(x: Var) -> list[Equation]:
         known = [atom for atom in made.inputs if not atom.uncertain]
@@ -212,7 +212,7 @@ AMONG_LOGARITHMS: dict[Any, Callable[..., Any]] = {
     jp.max_p: jnp.maximum,
     jp.min_p: jnp.minimum,
     activations.clip: jnp.clip,
-    # log(p + c)
+    # log(p + c) = softplus(log p - log c) + log c
     jp.add_p: lambda x, c: jax.nn.softplus(x - c) + c,
     jp.mul_p: jnp.add,
     jp.div_p: jnp.subtract,

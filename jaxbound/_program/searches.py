@@ -1,6 +1,6 @@
 """Recognises searches and interpolations in a table as whole calls, by what the running JAX traces of them.
 
-Step by step, their intervals would soon hold every place of the table; a search as a whole is monotone.
+Bounded step by step, a search with uncertain comparisons could go anywhere; as a whole, it is monotone.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def is_plain(*, ragged_dot_dimension_numbers: object, group_offset: object = Non
 
 
 def ragged_dot(x, weights, sizes, *, preferred_element_type=None, **_):
-    """Multiplies rows ``x [m, k]``, in groups of given sizes, by their ``weights [groups, k, n]``; rows beyond are 0."""
+    """Multiplies rows ``x [m, k]``, in groups of given sizes, by ``weights [groups, k, n]``; rows beyond are 0."""
     place, stops = jnp.arange(len(x))[:, None], jnp.cumsum(sizes)[None]
     inside = (place < stops) & (place >= stops - sizes[None])
     spread = jnp.where(inside[:, :, None], x[:, None, :], 0).reshape(len(x), -1)

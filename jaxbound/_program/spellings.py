@@ -1,4 +1,4 @@
-"""Replaces functions of one variable that are written by hand by references, for which there are tight rules.
+"""Replaces functions of one variable that are written by hand by the references that they equal.
 
 Patterns are what the running JAX traces. Both are equal in real arithmetic; the reference never overflows.
 """
@@ -50,7 +50,7 @@ def _tanh_of_gelu(z):
     return lax.tanh((2 / math.pi) ** 0.5 * (z + 0.044715 * z**3))
 
 
-# ``z (1 + tail(z)) / 2``
+# The ways to write ``z (1 + tail(z)) / 2``.
 _HALVES = (
     lambda z, tail: 0.5 * z * (1 + tail(z)),
     lambda z, tail: 0.5 * (z * (1 + tail(z))),
