@@ -147,7 +147,7 @@ def _share(room, radius):
 
 
 def _limit(share, size, p: float, axis: int):
-    """Returns ``mu share^(p-1)`` at the best mu: a constant for the gradient, as the best mu is stationary."""
+    """Returns ``mu share^(p-1)`` at the best mu; for p > 1 a constant for the gradient, as that mu is stationary."""
     room, most = lax.stop_gradient((share, size))
 
     def narrow(_, ends):
