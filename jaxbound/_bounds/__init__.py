@@ -1,1 +1,1 @@
-"""Intervals, input sets and affine functions of the inputs."""
+"""Defines intervals, input sets and affine functions of the inputs."""

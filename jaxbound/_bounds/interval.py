@@ -1,4 +1,4 @@
-"""The interval: a box of values, and what several of them allow."""
+"""Defines `Interval`, a box of values, and how intervals are checked, repaired and intersected."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from jax.core import Tracer
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """All arrays x with ``lower <= x <= upper``, elementwise; both ends have the shape of x.
+    """Represents all arrays x with ``lower <= x <= upper``, elementwise; both ends have the shape of x.
 
-    An input region, an intermediate bound or a result. It is a pytree, so it goes through
+    It is an input region, an intermediate bound or a result. As a pytree, it goes through
     `jax.jit`, `jax.vmap` and `jax.grad`; its ends are checked where it enters a method.
 
     Example:
@@ -39,12 +39,12 @@ class Interval:
 
     @property
     def center(self):
-        # XLA turns 0.5 a + 0.5 b into 0.5 (a + b), which overflows.
+        # Not 0.5 lower + 0.5 upper: XLA turns that into 0.5 (lower + upper), which may overflow.
         return 0.5 * self.lower - (-0.5) * self.upper
 
     @property
     def radius(self):
-        """Half the width, and what the centre may have lost where it is too small for its type."""
+        """Returns half the width; near the smallest numbers, plus what the centre may have lost to underflow."""
         lost = 2 * smallest(self.dtype)
         size = jnp.maximum(jnp.abs(self.lower), jnp.abs(self.upper))
         vanishing = (size > 0) & (size < lost / jnp.finfo(self.dtype).eps)
@@ -52,22 +52,24 @@ class Interval:
 
 
 def smallest(dtype) -> float:
-    """The least positive number that arithmetic keeps: float16 alone computes with subnormal numbers."""
+    """Returns the least positive number that is not flushed to 0: only float16 computes with subnormal numbers."""
     info = jnp.finfo(dtype)
     return float(info.smallest_subnormal if info.dtype == np.float16 else info.tiny)
 
 
 def outward(lower, upper) -> Interval:
-    """Ends that carry no information (NaN, or infinite on the wrong side) become infinite."""
+    """Replaces ends that carry no information (NaN, or infinite on the wrong side) by infinite ones."""
     return Interval(
         jnp.where(lower < jnp.inf, lower, -jnp.inf), jnp.where(upper > -jnp.inf, upper, jnp.inf)
     )
 
 
 def beyond(lower, upper) -> Interval:
-    """Ends of values that were picked or rounded once: what lies beyond their type is beyond its largest number.
+    """Replaces ends that are infinite on the wrong side by the largest number: for values picked or rounded once.
 
-    So a mask of -inf stays below everything, and where a sum overflows its own value lies beyond, too.
+    A lower end of inf means that the value is at least the largest number of its type, as a sum only overflows if
+    its exact value lies beyond that number; an upper end of -inf likewise. So a mask of -inf stays below
+    everything. NaN carries no information and becomes infinite.
     """
     most = jnp.finfo(jnp.result_type(lower)).max
     return Interval(
@@ -77,19 +79,19 @@ def beyond(lower, upper) -> Interval:
 
 
 def cast(interval: Interval, dtype) -> Interval:
-    """What passes through several types keeps the widest on its way; a value has one."""
+    """Casts both ends to the value's own dtype; the walk may have used a wider one."""
     return Interval(jnp.asarray(interval.lower, dtype), jnp.asarray(interval.upper, dtype))
 
 
 def intersect(bounds, *others):
-    """What all of some bounds of the same value allow: ``max lower <= value <= min upper``.
+    """Returns the intersection of several bounds of the same value: ``max lower <= value <= min upper``.
 
     Args:
       bounds: an `Interval`, or a tree of them, as a method gives.
       *others: of the same tree and shapes.
 
     Returns:
-      `Interval`s in that tree; where rounding leaves nothing, those of ``bounds``.
+      `Interval`s in that tree; where rounding leaves an empty intersection, those of ``bounds``.
 
     Raises:
       ValueError: trees or shapes differ.
@@ -110,7 +112,7 @@ def intersect(bounds, *others):
             raise ValueError(
                 f"expected an Interval of shape {one.shape}, as the first; got {two!r}"
             )
-        # Of equal ends the gradient is that of the first.
+        # The comparisons are strict: where ends are equal, the gradient is that of the first.
         lower = jnp.where(two.lower > one.lower, two.lower, one.lower)
         upper = jnp.where(two.upper < one.upper, two.upper, one.upper)
         ok = lower <= upper
@@ -122,7 +124,7 @@ def intersect(bounds, *others):
 
 
 def supersede(interval: Interval, other: Interval) -> Interval:
-    """``other`` where it is bounded, else ``interval``."""
+    """Returns the finite ends of ``other``, and those of ``interval`` in place of its infinite ones."""
     lower = jnp.where(jnp.isfinite(other.lower), other.lower, interval.lower)
     upper = jnp.where(jnp.isfinite(other.upper), other.upper, interval.upper)
     return ordered(Interval(lower, upper))
@@ -136,7 +138,7 @@ def ordered(interval: Interval) -> Interval:
 
 
 def concrete(x) -> np.ndarray | None:
-    """The value of ``x``, or None while it is traced."""
+    """Returns the value of ``x``, or None while it is traced."""
     return None if isinstance(x, Tracer) else np.asarray(x)
 
 
@@ -163,6 +165,7 @@ def check_ends(interval: Interval, name: str) -> None:
 
 
 def check_floating(x, name: str) -> None:
+    """Raises unless ``x`` is a floating-point array."""
     dtype = jnp.result_type(x)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name} is {dtype}; expected a floating-point array (cast it first)")

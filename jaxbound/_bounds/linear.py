@@ -1,4 +1,4 @@
-"""Linear bounds of a function over its uncertain inputs, and what they are worth on a region."""
+"""Defines linear bounds of a function over its uncertain inputs, and concretizes them on regions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxbound._bounds.regions import LpBall, Region, check_region, enclosing_box
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LinearBounds:
-    """Two affine maps: ``<lower_coeffs, x> + lower_offset <= f(x) <= <upper_coeffs, x> + upper_offset``.
+    """Holds two affine maps: ``<lower_coeffs, x> + lower_offset <= f(x) <= <upper_coeffs, x> + upper_offset``.
 
     Coefficients are tuples with one array ``[*output_shape, *input_shape]`` per uncertain input, in
     the order of the arguments (the layout of `jax.jacobian`); offsets are ``[*output_shape]``.
@@ -29,7 +29,7 @@ class LinearBounds:
     upper_offset: Any
 
     def __call__(self, *inputs) -> Interval:
-        """The values of both affine maps at one point: ``bounds(x).lower <= f(x)`` in the region."""
+        """Evaluates both affine maps at a point: ``bounds(x).lower <= f(x) <= bounds(x).upper`` in the region."""
         lower, upper = self.lower_offset, self.upper_offset
         for x, low, high in zip(inputs, self.lower_coeffs, self.upper_coeffs, strict=True):
             lower = lower + jnp.tensordot(low, x, jnp.ndim(x))
@@ -38,7 +38,7 @@ class LinearBounds:
 
 
 def concretize(linear: LinearBounds, *regions: Region) -> Interval:
-    """The interval of two affine maps: ``lower <= <coeffs, x> + offset <= upper`` for x in the regions.
+    """Returns the interval of two affine maps: ``lower <= <coeffs, x> + offset <= upper`` for x in the regions.
 
     Args:
       linear: bounds with respect to as many uncertain inputs as there are regions.
@@ -78,7 +78,7 @@ def concretize(linear: LinearBounds, *regions: Region) -> Interval:
 
 
 def support(region: Region, coeffs, axis: int = -1):
-    """``max <coeffs, x>`` over x in ``region``; coeffs hold the elements of x along ``axis``."""
+    """Returns ``max <coeffs, x>`` over x in ``region``; coeffs hold the elements of x along ``axis``."""
     found = supported(region, shares(region, coeffs, axis))
     if isinstance(region, Interval) or region.clip is None or region.p == jnp.inf:
         return found
@@ -86,7 +86,10 @@ def support(region: Region, coeffs, axis: int = -1):
 
 
 def shares(region: Region, coeffs, axis: int = -1) -> list[Any]:
-    """What some elements of a region add to its support: a sum for its box, a sum and a norm for its ball."""
+    """Returns the shares of some elements in a region's support: ``[sum]`` of a box, ``[sum, norm]`` of a ball.
+
+    A clipped ball has the sum for its enclosing box as a third share. `merged` combines the shares of several parts.
+    """
     box, ball = enclosing_box(region), []
     if isinstance(region, LpBall):
         center = (coeffs * _along(region.center, coeffs.ndim, axis)).sum(axis)
@@ -97,7 +100,7 @@ def shares(region: Region, coeffs, axis: int = -1) -> list[Any]:
 
 
 def merged(region: Region, found: list[Any]) -> list[Any]:
-    """The shares of all along a leading axis."""
+    """Returns the shares of the whole region from those of its parts, which lie along a leading axis."""
     if isinstance(region, Interval):
         return [found[0].sum(0)]
     norm = _norm(found[1], _dual(region.p), 0)
@@ -105,20 +108,23 @@ def merged(region: Region, found: list[Any]) -> list[Any]:
 
 
 def supported(region: Region, found: list[Any]):
-    """A region's support by the shares of all of its elements: of a clipped ball, no less than it."""
+    """Returns a region's support from the shares of all of its elements; of a clipped ball, an upper bound of it.
+
+    For a clipped ball this is the smaller of the supports of the unclipped ball and of the enclosing box.
+    """
     if isinstance(region, Interval):
         return found[0]
     return functools.reduce(jnp.fmin, found[2:], found[0] + region.radius * found[1])
 
 
 def _clipped(ball: LpBall, clip: Interval, coeffs, axis: int):
-    """The support of a clipped ball: ``max <c, x>`` for ``norm(x - center, p) <= r`` and x in the clip.
+    """Returns the support of a clipped ball: ``max <c, x>`` for ``norm(x - center, p) <= r`` and x in the clip.
 
     With a = ``|c|`` and room t in [0, r] towards the sign of c, this is ``<c, center>`` plus the
     maximum of ``<a, d>`` for ``0 <= d <= t, norm(d, p) <= r``. By Hoelder's inequality every u in
-    [0, a] is proof of an upper bound, ``<a, d> <= r norm(u, q) + <t, a - u>``. The least is met at
+    [0, a] is proof of an upper bound, ``<a, d> <= r norm(u, q) + <t, a - u>``. The least one is attained at
     some ``u = min(a, mu (t/r)^(p-1))``: there ``d = min(t, r (a/mu)^(q-1))`` has the norm r, or mu = 0.
-    Bisection finds mu; what it returns is an upper bound for any mu.
+    Bisection finds mu; the value returned is an upper bound for every mu, so the bound stays sound.
     """
     p, radius = ball.p, ball.radius
     sides = (clip.upper - ball.center, ball.center - clip.lower)
@@ -135,13 +141,13 @@ def _clipped(ball: LpBall, clip: Interval, coeffs, axis: int):
 
 
 def _share(room, radius):
-    """``min(room, radius) / radius``; for radius 0, what it tends to."""
+    """Returns ``min(room, radius) / radius``; for radius 0 its limit: 1 where there is room, else 0."""
     some = jnp.where(radius > 0, radius, 1)
     return jnp.where(room < radius, room / some, jnp.where(room > 0, 1, 0).astype(room.dtype))
 
 
 def _limit(share, size, p: float, axis: int):
-    """``mu share^(p-1)`` at the best mu; a constant for the gradient, as the best mu is stationary."""
+    """Returns ``mu share^(p-1)`` at the best mu; for p > 1 a constant for the gradient, as that mu is stationary."""
     room, most = lax.stop_gradient((share, size))
 
     def narrow(_, ends):
@@ -158,46 +164,47 @@ def _limit(share, size, p: float, axis: int):
     high = jnp.expand_dims(_norm(most, _dual(p), axis), axis)
     steps = jnp.finfo(size.dtype).nmant + 2
     high = lax.fori_loop(0, steps, narrow, (jnp.zeros_like(high), high))[1]
-    if p == 1:  # not stationary, but one of the sizes
+    if p == 1:  # the best mu is one of the sizes, not stationary: it has that size's gradient
         return jnp.where(size <= high, size, 0).max(axis, initial=0, keepdims=True)
     return high * room ** (p - 1)
 
 
 def weigh(coeffs, positive, negative, axis: int = -1):
-    """``sum max(coeffs, 0) positive + min(coeffs, 0) negative`` along ``axis``, with ``0 inf = 0``."""
+    """Returns ``sum max(coeffs, 0) positive + min(coeffs, 0) negative`` along ``axis``, with ``0 inf = 0``."""
     ends = [_along(values, coeffs.ndim, axis) for values in (positive, negative)]
     finite = [jnp.where(jnp.isfinite(end), end, 0) for end in ends]
     found = jnp.where(coeffs > 0, coeffs * finite[0], coeffs * finite[1]).sum(axis)
-    # Infinite ends have no gradient: 0 inf would spoil that of the others.
+    # Infinite ends are added without a gradient: 0 inf = NaN would spoil the gradient of the others.
     size, beyond = lax.stop_gradient((coeffs, [a - b for a, b in zip(ends, finite, strict=True)]))
     beyond = jnp.where(size > 0, beyond[0], jnp.where(size < 0, -beyond[1], 0))
     return found + beyond.sum(axis)
 
 
 def _along(values, ndim: int, axis: int):
-    """``values``, flat, along one axis of an array of ``ndim`` axes."""
+    """Reshapes ``values`` to lie, flat, along one axis of an array of ``ndim`` axes."""
     shape = [1] * ndim
     shape[axis] = -1
     return values.reshape(shape)
 
 
 def once(x):
-    """``x``, computed once, and its cotangent too.
+    """Returns ``x``, and makes XLA compute it once, and its cotangent too.
 
-    XLA fuses cheap operations into every element that reads them, but no division (and it removes
-    optimization barriers before it fuses).
+    XLA fuses cheap operations into all that read them, and so repeats them for every element. It does not fuse
+    divisions, so ``x`` is divided by 1 (an optimization barrier does not help: XLA removes it before it fuses).
     """
     return x / jnp.where(jnp.isnan(x), 0, 1).astype(jnp.result_type(x))
 
 
 def _dual(p: float) -> float:
+    """Returns q with ``1/p + 1/q = 1``."""
     if p == 1:
         return jnp.inf
     return 1.0 if p == jnp.inf else p / (p - 1)
 
 
 def _norm(coeffs, q: float, axis: int):
-    """``norm(coeffs, q)`` along ``axis``, with finite gradients at 0."""
+    """Returns ``norm(coeffs, q)`` along ``axis``, with finite gradients at 0."""
     size = jnp.abs(coeffs)
     if q == 1:
         return size.sum(axis)

@@ -1,4 +1,4 @@
-"""The input sets: boxes and lp balls."""
+"""Defines the input sets: boxes and lp balls."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from jaxbound._bounds.interval import Interval, check_ends, check_floating, conc
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LpBall:
-    """All arrays x with ``norm(x - center, p) <= radius``, in the box ``clip`` if there is one.
+    """Represents all arrays x with ``norm(x - center, p) <= radius``, in the box ``clip`` if there is one.
 
-    One ball around the whole array. Affine functions are bounded by their exact range over it; with
-    a ``clip``, by the smaller of the ball's and the clip's where forward bounds (`jb.lbp`) walk up
-    in parts, because all coefficients at once would be too many.
+    It is one ball around the whole array. Affine functions are bounded by their exact range over it;
+    with a ``clip``, by the smaller of the ball's and the clip's range where forward bounds (`jb.lbp`)
+    are computed in parts, because all coefficients at once would be too many.
 
     Args:
       center: array of any shape, in ``clip``.
@@ -54,12 +54,12 @@ Region = Interval | LpBall
 
 
 def is_region(x: Any) -> bool:
-    """Whether ``x`` is an uncertain leaf (for ``is_leaf=``)."""
+    """Tells whether ``x`` is an uncertain leaf (for ``is_leaf=``)."""
     return isinstance(x, Region)
 
 
 def arrays_of(args) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
-    """The leaves of arguments that are regions, arrays or numbers, and the arguments with others in their place.
+    """Returns the leaves that are regions, arrays or numbers, and a function that puts others in their place.
 
     All other leaves (truth values, strings, callables) are options: they stay as they are.
     """
@@ -83,7 +83,7 @@ def _is_option(x: Any) -> bool:
 
 
 def linf_ball(x, eps, clip: tuple[Any, Any] | None = None) -> Interval:
-    """The box ``{z : |z - x| <= eps, clip[0] <= z <= clip[1]}``, elementwise.
+    """Returns the box ``{z : |z - x| <= eps, clip[0] <= z <= clip[1]}``, elementwise.
 
     Args:
       x: floating-point array, the centre.
@@ -122,7 +122,7 @@ def linf_ball(x, eps, clip: tuple[Any, Any] | None = None) -> Interval:
 
 
 def lp_ball(x, eps, p, clip: tuple[Any, Any] | None = None) -> Region:
-    """The ball ``{z : norm(z - x, p) <= eps, clip[0] <= z <= clip[1]}``, of one example.
+    """Returns the ball ``{z : norm(z - x, p) <= eps, clip[0] <= z <= clip[1]}``, of one example.
 
     Args:
       x: floating-point array, the centre.
@@ -165,7 +165,7 @@ def lp_ball(x, eps, p, clip: tuple[Any, Any] | None = None) -> Region:
 
 
 def enclosing_box(region: Region) -> Interval:
-    """The smallest interval that contains ``region``."""
+    """Returns the smallest interval that contains ``region``."""
     if isinstance(region, Interval):
         return region
     lower, upper = region.center - region.radius, region.center + region.radius
@@ -176,7 +176,7 @@ def enclosing_box(region: Region) -> Interval:
 
 
 def part_of(region: Region, indices) -> Region:
-    """What a region says of the elements at flat indices; beyond it, of its last or first."""
+    """Returns the region of the elements at flat ``indices``; an index outside stands for the first or last element."""
     inside = jnp.clip(indices, 0, math.prod(region.shape) - 1)
     if isinstance(region, Interval):
         return Interval(region.lower.ravel()[inside], region.upper.ravel()[inside])
@@ -206,6 +206,7 @@ def check_region(region: Region, name: str) -> None:
 
 
 def _check_clip(ball: LpBall, name: str) -> None:
+    """Raises unless the clip of a ball is an `Interval` of its shape and dtype that contains its centre."""
     clip = ball.clip
     if not isinstance(clip, Interval) or (clip.shape, clip.dtype) != (ball.shape, ball.dtype):
         raise ValueError(

@@ -1,1 +1,1 @@
-"""The traced function: one flat graph of primitives, and how it is simplified."""
+"""Traces a function to one flat graph of primitives, and simplifies it."""

@@ -1,4 +1,4 @@
-"""Activations: pieces of a program that the trace recognises, and ways to write them."""
+"""Defines activations: pieces of a program that the trace recognises, and the ways to write them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from jax import lax
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Activation:
-    """A recognised piece of a program: stands in equations where a primitive would.
+    """Describes a recognised piece of a program, which stands in equations where a primitive would.
 
-    ``variants`` are ways to write it: functions of ``x`` and of ``parameters`` known values. The
-    first one is its value. Those of one that reduces ``axes`` of x take these, and one of ``options``;
-    ``masked`` ones also take a known ``where``, as the first does.
+    ``variants`` are the ways to write it: functions of ``x`` and of ``parameters`` known values. The
+    first one evaluates it. If it ``reduces`` axes of x, they also take ``axes`` and the keywords of one
+    of ``options``; those in ``masked`` take a known ``where`` before ``axes``, and so may the first one.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Activation:
 
 
 def param_ramp(x, r, eta: jax.typing.ArrayLike = 0.0):
-    """ParamRamp: ``eta * x`` below 0, ``x`` on [0, r], ``eta * (x - r) + r`` above r.
+    """Evaluates ParamRamp: ``eta * x`` below 0, ``x`` on [0, r], ``eta * (x - r) + r`` above r.
 
     Args:
       x: array.
@@ -75,15 +75,18 @@ def clamp(low, x, high):
 
 
 def spread(known, like):
-    """``known`` beside every example of a batch of ``like``.
+    """Returns ``known`` repeated for every example of a batch of ``like``.
 
-    Reverse mode sums over the batch wherever an operation meets what the batch shares: so only once.
+    Reverse mode sums over the batch in every operation that reads a value which the batch shares: here it does so once.
     """
     return jnp.where(jnp.isnan(like), lax.stop_gradient(known), known)
 
 
 def _log_cosh(x):
-    """Without overflow, and near 0 without losing the square that it is."""
+    """Returns ``log(cosh(x))`` without overflow, and without cancellation near 0, where it is about ``x^2 / 2``.
+
+    Near 0 as ``log1p(2 sinh^2(x / 2))``, far from it as ``|x| + log1p(exp(-2 |x|)) - log 2``.
+    """
     size = jnp.abs(x)
     near = jnp.log1p(2 * lax.integer_pow(lax.sinh(0.5 * jnp.clip(x, -1, 1)), 2))
     far = size + jnp.log1p(jnp.exp(-2 * size)) - jnp.asarray(math.log(2), x.dtype)
@@ -111,7 +114,7 @@ square = Activation("square", (lambda x: lax.mul(x, x),))
 
 
 def _in_pieces(x, breaks, polys):
-    """The polynomials ``a z^2 + b z + c`` between the break points."""
+    """Evaluates the function that is a polynomial ``a z^2 + b z + c`` between each two break points."""
     value = _polynomial(polys[0], x)
     for z, poly in zip(breaks, polys[1:], strict=True):
         value = jnp.where(x >= jnp.asarray(z, x.dtype), _polynomial(poly, x), value)
@@ -125,7 +128,10 @@ def _polynomial(poly, x):
 
 
 def about_vertex(a: float, b: float, c: float) -> tuple[float, float, float, float]:
-    """``a (z + shift)^2 + b z + c``, shifted where that cancels less: ``(z - 1000)^2`` would lose all its digits."""
+    """Returns ``a, shift, b, c`` of an equal polynomial ``a (z + shift)^2 + b z + c``, shifted where that cancels less.
+
+    Without the shift, ``(z - 1000)^2 = z^2 - 2000 z + 1000000`` would lose all its digits near 1000.
+    """
     if a and abs(c - b * b / (4 * a)) < abs(c):
         return a, b / (2 * a), 0.0, c - b * b / (4 * a)
     return a, 0.0, b, c
@@ -133,10 +139,10 @@ def about_vertex(a: float, b: float, c: float) -> tuple[float, float, float, flo
 
 straight_pieces = Activation("straight_pieces", (_in_pieces,))
 quadratic_pieces = Activation("quadratic_pieces", (_in_pieces,))
-# Of the two parts of a complex value: its absolute value.
+# The absolute value of a complex value, as a function of its two parts.
 modulus = Activation("modulus", (lambda re, im: lax.abs(lax.complex(re, im)),))
 is_nan = Activation("is_nan", (lambda x: lax.ne(x, x),))
-# Of a value and the inverse root of its mean square: at most ``limit``.
+# The product of a value and the inverse root of its mean square, which is at most ``limit`` in absolute value.
 normalised = Activation("normalised", (lambda x, r, *, limit: x * r,))
 
 
@@ -145,6 +151,7 @@ def _shifted(x, axes):
 
 
 def _absent(reference):
+    """Returns the masked variant that writes -inf in place of the entries that the mask leaves out."""
     return lambda x, where, axes, **options: reference(
         jnp.where(where, x, -jnp.inf), axes, **options
     )
@@ -192,7 +199,7 @@ logsumexp = Activation(
 
 
 def _mean(x, axes, keepdims):
-    """Another order of the same equations than that of `jnp.mean`."""
+    """Returns the mean of x by the equations of `jnp.mean` in another order: it keeps axes after the division."""
     return jnp.expand_dims(x.mean(axes), axes) if keepdims else x.mean(axes)
 
 
@@ -218,7 +225,7 @@ variance = Activation(
 )
 
 
-# The sum whose mean the variance is.
+# The sum of squared deviations from the mean: the variance times the number of elements.
 deviations = Activation(
     "deviations",
     tuple(
@@ -234,7 +241,7 @@ deviations = Activation(
 
 
 def _are(extreme):
-    """Which entries are the largest, or the least: 1, or 0."""
+    """Returns the function that is 1 at the entries that are the largest (or the least), and 0 at others."""
 
     def fn(x, axes):
         kept = [1 if i in axes else n for i, n in enumerate(x.shape)]
@@ -247,7 +254,7 @@ def _count(extreme):
     return lambda x, axes: _are(extreme)(x, axes).sum(axes)
 
 
-# The derivative of a maximum is shared among the entries that are largest.
+# The derivative of a maximum is made of these: the entries that are largest share it equally.
 is_largest = Activation("is_largest", (_are(jnp.max),), reduces=True)
 is_least = Activation("is_least", (_are(jnp.min),), reduces=True)
 count_largest = Activation("count_largest", (_count(jnp.max),), reduces=True)

@@ -1,4 +1,4 @@
-"""Complex values as pairs of real ones: what each primitive does to the real and the imaginary part."""
+"""Computes with complex values as pairs of real ones: what each primitive does to the real and imaginary part."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# A transform along an axis is a product with a matrix of its length: larger ones are not made.
+# A transform along an axis is a product with a square matrix of its length: longer ones have no rule.
 MOST_FREQUENCIES = 8192
 
 
 class Pair(NamedTuple):
-    """The real and the imaginary part of an uncertain complex value, as atoms or as arrays."""
+    """Holds the real and the imaginary part of an uncertain complex value, as atoms or as arrays."""
 
     re: Any
     im: Any
@@ -31,14 +31,14 @@ def is_complex(dtype) -> bool:
 
 
 def of_parts(eqn, operands) -> bool:
-    """Whether complex values that are uncertain enter an equation, or leave it."""
+    """Tells whether an equation on uncertain values reads uncertain complex ones, or returns complex ones."""
     return any(isinstance(x, Pair) for x in operands) or any(
         is_complex(getattr(v.aval, "dtype", bool)) for v in eqn.outvars
     )
 
 
 def rule_of(eqn, operands) -> Callable[..., Any] | None:
-    """The outputs of ``eqn`` where it is `of_parts`, as a function of operands; None: there is no rule.
+    """Returns the outputs of ``eqn`` where it is `of_parts`, as a function of operands; None: there is no rule.
 
     Known operands are arrays, complex ones too; every complex output is a `Pair`.
     """
@@ -67,12 +67,12 @@ def _parts(x) -> Pair:
 
 
 def _part(x, side: int):
-    """A part of a complex operand; a real one, such as indices, stands beside both."""
+    """Returns one part of a complex operand; a real operand, such as indices, is used with both parts."""
     return _parts(x)[side] if isinstance(x, Pair) or is_complex(x.dtype) else x
 
 
 def _by_parts(fn, *operands):
-    """A map that is linear over the real numbers and real: on both parts alike."""
+    """Applies a map that is real, and linear over the real numbers, to both parts alike."""
     re, im = (fn(*(_part(x, side) for x in operands)) for side in (0, 1))
     return list(map(Pair, re, im)) if isinstance(re, list | tuple) else Pair(re, im)
 
@@ -111,7 +111,7 @@ def _reciprocal(x: Pair) -> Pair:
 def _divide(x, y, **_) -> Pair:
     if isinstance(y, Pair):
         return _multiply(x, _reciprocal(y))
-    # y = scale * unit: no square of y, which may overflow, and no reciprocal, which may flush.
+    # As y = scale * unit, this needs no square of y, which may overflow, and no reciprocal, which may underflow.
     scale = jnp.maximum(jnp.abs(jnp.real(y)), jnp.abs(jnp.imag(y)))
     unit = Pair(jnp.real(y) / scale, jnp.imag(y) / scale)
     found, size = _multiply(x, Pair(unit.re, -unit.im)), _square_of_size(unit)
@@ -152,7 +152,7 @@ def _equal(x, y, **_):
 
 
 def even_exponent(eqn, operands) -> int | None:
-    """The exponent of an even power."""
+    """Returns the exponent if the equation is an even power of its operand, else None."""
     name = eqn.primitive.name
     if name == "integer_pow":
         return eqn.params["y"] if eqn.params["y"] > 0 and eqn.params["y"] % 2 == 0 else None
@@ -160,7 +160,7 @@ def even_exponent(eqn, operands) -> int | None:
 
 
 def modulus_power(exponent: int, re, im):
-    """``|re + i im| ** exponent`` of an even exponent, without the root."""
+    """Returns ``|re + i im| ** exponent`` for an even exponent, without the root."""
     return lax.integer_pow(_square_of_size(Pair(re, im)), exponent // 2)
 
 
@@ -169,7 +169,7 @@ def modulus_power(exponent: int, re, im):
 
 @functools.lru_cache(maxsize=64)
 def _waves(rows: int, columns: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """``cos, sin (2 pi i j / length)`` for i below ``rows`` and j below ``columns``; zeros are exact."""
+    """Returns ``cos, sin (2 pi i j / length)`` for i below ``rows``, j below ``columns``; quarter turns are exact."""
     turns = np.outer(np.arange(rows), np.arange(columns)) % length
     angles, quarters = 2 * math.pi / length * turns, 4 * turns % length == 0
     cos, sin = np.cos(angles), np.sin(angles)
@@ -177,13 +177,13 @@ def _waves(rows: int, columns: int, length: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _along(x, matrix, axis: int):
-    """The elements along an axis times a matrix ``[elements, results]``."""
+    """Multiplies the elements along an axis by a matrix ``[elements, results]``."""
     found = jnp.tensordot(x, jnp.asarray(matrix, x.dtype), ((axis,), (0,)))
     return jnp.moveaxis(found, -1, axis)
 
 
 def _fourier_along(x: Pair, axis: int, sign: int) -> Pair:
-    """``sum_j x_j exp(sign 2 pi i j k / n)`` along an axis."""
+    """Returns ``sum_j x_j exp(sign 2 pi i j k / n)`` for k below n, the length of the axis."""
     n = x.re.shape[axis]
     cos, sin = _waves(n, n, n)
     re = _along(x.re, cos, axis) - _along(x.im, sign * sin, axis)
@@ -191,6 +191,7 @@ def _fourier_along(x: Pair, axis: int, sign: int) -> Pair:
 
 
 def _fourier(x, *, fft_type, fft_lengths: Sequence[int], **_):
+    """Returns the transform of any type over the last axes, one axis after the other."""
     kind, axes, scale = lax.FftType(fft_type), range(-len(fft_lengths), 0), math.prod(fft_lengths)
     along = lambda axes, sign, x: functools.reduce(
         lambda x, axis: _fourier_along(x, axis, sign), axes, x
@@ -208,13 +209,16 @@ def _fourier(x, *, fft_type, fft_lengths: Sequence[int], **_):
 
 
 def _to_real(x: Pair, n: int):
-    """Of half of the frequencies: the others are their conjugates, and what has none is real."""
+    """Returns n times the real inverse along the last axis, from half of the frequencies.
+
+    The others are their conjugates, so these count twice; those without one (0, and n / 2 for even n) are real.
+    """
     cos, sin = _waves(n // 2 + 1, n, n)
     twice = np.where(2 * np.arange(n // 2 + 1) % n == 0, 1, 2)[:, None]
     return _along(x.re, twice * cos, -1) - _along(x.im, twice * sin, -1)
 
 
-# Linear, with real weights that the parameters and known operands decide.
+# Primitives that are linear, with real weights that the parameters and known operands decide.
 _BY_PARTS = frozenset((
     "add", "sub", "neg", "add_any", "reshape", "transpose", "squeeze", "slice", "rev", "broadcast_in_dim",
     "concatenate", "pad", "reduce_sum", "cumsum", "reduce_window_sum", "dynamic_slice", "dynamic_update_slice",

@@ -1,4 +1,4 @@
-"""Control flow in a flat program: loops are unrolled, branches chosen or joined."""
+"""Replaces control flow in a flat program: loops are unrolled, branches chosen or joined."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxbound._program.graph import Atom, Constant
 
 
 class Site(NamedTuple):
-    """Where an equation stands in the program that replaces it.
+    """Gives access to the flat program in which an equation is replaced.
 
     Attributes:
       call: ``call(body, *atoms)`` appends the equations of a jaxpr or of a function of arrays, and
@@ -26,7 +26,7 @@ class Site(NamedTuple):
 
 
 def _scan(site: Site, atoms: Sequence[Atom], *, jaxpr, length, reverse, **params):
-    """Step by step, on slices of what is scanned over."""
+    """Unrolls a scan step by step, on slices of the arrays that it scans over; returns its outputs."""
     constants, carries = _parts(**params)
     consts, scanned = atoms[:constants], atoms[constants + carries :]
     carry = list(atoms[constants : constants + carries])
@@ -48,7 +48,7 @@ def _scan(site: Site, atoms: Sequence[Atom], *, jaxpr, length, reverse, **params
 
 
 def _parts(num_consts=0, num_carry=0, ft_in=None, **_) -> tuple[int, int]:
-    """How many operands of a scan are the same in every step, and how many are carried on."""
+    """Returns how many operands of a scan are the same in every step, and how many are carried on."""
     if ft_in is None:
         return num_consts, num_carry
     constants, carry, _ = map(len, ft_in.unpack())  # since JAX 0.11
@@ -56,7 +56,7 @@ def _parts(num_consts=0, num_carry=0, ft_in=None, **_) -> tuple[int, int]:
 
 
 def _while(site: Site, atoms: Sequence[Atom], **params):
-    """As many steps as the condition allows, if constants alone decide it; else None."""
+    """Unrolls as many steps as the condition allows, if constants alone decide it; else returns None."""
     first, second = params["cond_nconsts"], params["body_nconsts"]
     of_condition, of_body = atoms[:first], atoms[first : first + second]
     carry = list(atoms[first + second :])
@@ -71,7 +71,7 @@ def _while(site: Site, atoms: Sequence[Atom], **params):
 
 
 def _cond(site: Site, atoms: Sequence[Atom], *, branches, **_):
-    """The branch that constants decide on; else all of them, and a choice among their outputs."""
+    """Appends the branch that constants decide on; else all of them, and a choice among their outputs."""
     last = np.int32(len(branches) - 1)
     (index,) = site.call(lambda i: lax.clamp(np.int32(0), i.astype(np.int32), last), atoms[0])
     value = site.value(index)
@@ -81,7 +81,7 @@ def _cond(site: Site, atoms: Sequence[Atom], *, branches, **_):
     return [site.call(lax.select_n, index, *cases)[0] for cases in columns]
 
 
-# Each gives the outputs, or None where the equation has to stay.
+# Each returns the outputs, or None where the equation has to stay.
 CONTROL: dict[str, Callable[..., list[Atom] | None]] = {
     "scan": _scan,
     "while": _while,

@@ -1,4 +1,4 @@
-"""A program as data: variables, constants, equations, and the graph they form."""
+"""Defines a program as data: variables, constants, equations, and the graph they form."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 
 from jaxbound._bounds.regions import arrays_of
 
-_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # of the whole package
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # the package's folder
 _LIBRARIES = ("site-packages", "dist-packages", "<frozen")
 
 
 class Var:
-    """A value of the graph: its shape, dtype, and whether an uncertain input reaches it."""
+    """Represents a value of the graph: its shape, dtype, and whether it depends on an uncertain input."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, uncertain: bool):
         self.shape, self.dtype, self.uncertain = tuple(shape), dtype, uncertain
@@ -32,7 +32,7 @@ class Var:
 
 
 class Constant:
-    """A known value: a literal or something the function closed over."""
+    """Holds a known value: a literal or something the function closed over."""
 
     uncertain = False
 
@@ -49,7 +49,7 @@ def shape_of(atom: Atom) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Equation:
-    """``outputs = primitive(*inputs, **params)``, and where the user wrote it."""
+    """Represents ``outputs = primitive(*inputs, **params)``, and where the user wrote it."""
 
     primitive: Any
     inputs: tuple[Atom, ...]
@@ -60,7 +60,7 @@ class Equation:
 
     @property
     def moving(self) -> dict[int, Var]:
-        """The uncertain operands by position."""
+        """Returns the uncertain operands by position."""
         return {i: a for i, a in enumerate(self.inputs) if isinstance(a, Var) and a.uncertain}
 
     @property
@@ -68,17 +68,17 @@ class Equation:
         return tuple(atom.uncertain for atom in self.inputs)
 
     def bind(self, *operands) -> list[Any]:
-        """Evaluates the equation on arrays; always a list of outputs."""
+        """Evaluates the equation on arrays; returns a list, even of a single output."""
         outs = self.primitive.bind(*operands, **self.params)
         return list(outs) if isinstance(outs, list | tuple) else [outs]
 
     def evaluate(self, env: dict[Var, Any]) -> dict[Var, Any]:
-        """The outputs, read from and keyed like ``env``."""
+        """Returns the values of the outputs by variable; operands are read from ``env``."""
         return dict(zip(self.outputs, self.bind(*(read(env, a) for a in self.inputs)), strict=True))
 
     @property
     def line(self) -> str:
-        """The user's file and line: the innermost frame outside of installed libraries."""
+        """Returns the user's file and line: the innermost frame outside of this package and of installed libraries."""
         for info in self.sources:
             for frame in info.traceback.frames if info.traceback is not None else ():
                 if not frame.file_name.startswith(_HERE) and not any(
@@ -90,7 +90,7 @@ class Equation:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
-    """A traced function; ``evaluate`` gives the function again."""
+    """Represents a traced function; ``evaluate`` computes the function again."""
 
     inputs: tuple[Var, ...]
     equations: tuple[Equation, ...]
@@ -98,14 +98,14 @@ class Graph:
     out_tree: Any
 
     def evaluate(self, *args):
-        """The function's value at ``args`` (arrays in place of uncertain leaves)."""
+        """Returns the function's value at ``args`` (arrays in place of uncertain leaves)."""
         env = dict(zip(self.inputs, arrays_of(args)[0], strict=True))
         for eqn in self.equations:
             env.update(eqn.evaluate(env))
         return jax.tree.unflatten(self.out_tree, [read(env, a) for a in self.outputs])
 
     def before(self, var: Var) -> list[Equation]:
-        """The equations on uncertain values that ``var`` depends on."""
+        """Returns the equations on uncertain values that ``var`` depends on, in their order."""
         live, found = {var}, []
         for eqn in reversed(self.equations):
             if eqn.moving and live & set(eqn.outputs):

@@ -1,7 +1,7 @@
-"""Reads and writes at indices in one normal form: what they compute as they run, whatever was promised.
+"""Brings reads and writes at indices to one normal form: what they compute as they run, whatever was promised.
 
 XLA clamps the start of a read into its operand and drops a write that leaves it; the transposes that JAX
-makes of both trust a promise that indices are inside, apart, or in order. So reads only clamp here, and
+makes of both trust a promise that indices are inside, unique, or in order. So reads only clamp here, and
 writes clamp or drop, and promise nothing: then value, transpose and interval agree for all indices.
 """
 
@@ -26,10 +26,10 @@ CLIP, DROP, TRUST = (
     lax.GatherScatterMode.FILL_OR_DROP,
     lax.GatherScatterMode.PROMISE_IN_BOUNDS,
 )
-# Writes at uncertain indices are unrolled, one after the other.
+# Writes at uncertain indices are unrolled, one after the other: so many at most.
 MOST_WRITES = 64
 
-# What a scatter makes of a value and an update, and the primitive that says so in its body.
+# Of each scatter the primitive in its body, and what it makes of a value and an update.
 COMBINE: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "scatter": ("", lambda x, update: update),
     "scatter-add": ("add", lax.add),
@@ -41,7 +41,7 @@ COMBINE: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
 
 
 def refused(name: str, uncertain: Sequence[bool], params: dict[str, Any]) -> str:
-    """Why an equation that stayed has no rule for its parameters; nothing if it has."""
+    """Returns why an equation that was not rewritten has no rule for its parameters; an empty text if it has one."""
     if name != "gather" and name not in COMBINE:
         return ""
     if params["mode"] not in ((CLIP,) if name == "gather" else (CLIP, DROP)):
@@ -57,7 +57,7 @@ def refused(name: str, uncertain: Sequence[bool], params: dict[str, Any]) -> str
 
 
 def _gather(site: Site, atoms: Sequence[Atom], *, slice_sizes, mode, fill_value, **params):
-    """Clamped; where the fill is read, a choice between both."""
+    """Reads at clamped indices, and chooses the fill where they lie outside, if it has one; None: it stays."""
     promises = params["unique_indices"] or params["indices_are_sorted"]
     if mode not in (CLIP, DROP, TRUST) or (mode is CLIP and not promises):
         return None
@@ -77,19 +77,19 @@ def _gather(site: Site, atoms: Sequence[Atom], *, slice_sizes, mode, fill_value,
 
 
 def _inside(indices, limits):
-    """``0 <= indices <= limits``, whatever integers these are."""
+    """Tells where ``0 <= indices <= limits``, for indices of any integer type."""
     most = np.minimum(limits, jnp.iinfo(indices.dtype).max).astype(indices.dtype)
     return (indices >= 0) & (indices <= jnp.broadcast_to(most, indices.shape))
 
 
 def _clamped(start, limit: int):
-    """A start as XLA reads it, as a 32-bit integer."""
+    """Returns a start clamped to ``[0, limit]``, as XLA does, as a 32-bit integer."""
     most = min(limit, jnp.iinfo(start.dtype).max)
     return lax.clamp(jnp.zeros_like(start), start, jnp.full_like(start, most)).astype(jnp.int32)
 
 
 def _dynamic_slice(site: Site, atoms: Sequence[Atom], *, slice_sizes, **_):
-    """A gather along the axes whose starts are uncertain."""
+    """Reads by a gather along the axes whose starts are uncertain; None if there are none."""
     free = [axis for axis, start in enumerate(atoms[1:]) if start.uncertain]
     if not free:
         return None
@@ -109,7 +109,7 @@ def _dynamic_slice(site: Site, atoms: Sequence[Atom], *, slice_sizes, **_):
 
 
 def _moved(x, update, starts: Sequence[Any]):
-    """``update`` from ``starts`` on, in an array as large as ``x``, and where it lies."""
+    """Returns ``update`` moved to ``starts`` in an array as large as ``x``, and a mask of where it lies."""
     here = jnp.ones(x.shape, bool)
     for axis, start in enumerate(starts):
         n, m = x.shape[axis], update.shape[axis]
@@ -123,7 +123,7 @@ def _moved(x, update, starts: Sequence[Any]):
 
 
 def _dynamic_update_slice(site: Site, atoms: Sequence[Atom], **_):
-    """A choice between the update, moved, and the operand."""
+    """Writes by a choice between the moved update and the operand; None if all starts are known."""
     if not any(start.uncertain for start in atoms[2:]):
         return None
 
@@ -140,6 +140,10 @@ def _dynamic_update_slice(site: Site, atoms: Sequence[Atom], **_):
 
 
 def _scatter(name: str, site: Site, atoms: Sequence[Atom], **params):
+    """Writes one by one at uncertain indices; at known ones by a scatter without promises; None: it stays.
+
+    A body that is a function of the value alone is applied at known indices as often as they name each value.
+    """
     mode, known = params["mode"], not atoms[1].uncertain
     function = None if _says(name, params) else _of_value(params)
     if mode not in (CLIP, DROP, TRUST) or not (_says(name, params) or function):
@@ -160,7 +164,7 @@ def _scatter(name: str, site: Site, atoms: Sequence[Atom], **params):
 
 
 def _says(name: str, params: dict[str, Any]) -> bool:
-    """Whether the body of a scatter is what its name says."""
+    """Tells whether the body of a scatter is what its name says."""
     body = params.get("update_jaxpr")
     if body is None:
         return True
@@ -175,7 +179,7 @@ def _says(name: str, params: dict[str, Any]) -> bool:
 
 
 def _of_value(params: dict[str, Any]) -> Callable[[Any], Any] | None:
-    """The body of a scatter as a function of each value; None: it looks at updates too."""
+    """Returns the body of a scatter as a function of each value; None if it reads updates too."""
     body, consts = params["update_jaxpr"], params.get("update_consts", ())
     closed = body if hasattr(body, "jaxpr") else jex.ClosedJaxpr(body, consts)
     new = closed.jaxpr.invars[1]
@@ -187,7 +191,7 @@ def _of_value(params: dict[str, Any]) -> Callable[[Any], Any] | None:
 
 
 def _applied(site: Site, atoms: Sequence[Atom], function, numbers, mode):
-    """The function of every value as often as indices name it."""
+    """Applies a function to every value as often as indices name it."""
     shape, indices, updates = shape_of(atoms[0]), atoms[1], shape_of(atoms[2])
 
     def named(indices):
@@ -204,7 +208,7 @@ def _applied(site: Site, atoms: Sequence[Atom], function, numbers, mode):
 
 
 def _one_by_one(x, indices, updates, *, combine, numbers, mode):
-    """Writes at all indices, one after the other, as where each of them may lie."""
+    """Writes at all indices one after the other, each as a choice by a mask of where its update lies."""
     windows = numbers.update_window_dims
     scattered = [axis for axis in range(updates.ndim) if axis not in windows]
     updates = jnp.moveaxis(updates, scattered, range(len(scattered)))
@@ -226,7 +230,7 @@ def _one_by_one(x, indices, updates, *, combine, numbers, mode):
     return x
 
 
-# Each gives the outputs, or None where the equation has to stay.
+# Each returns the outputs, or None where the equation has to stay.
 INDEXED: dict[str, Callable[..., list[Atom] | None]] = {
     "gather": _gather,
     "dynamic_slice": _dynamic_slice,

@@ -1,4 +1,4 @@
-"""Calls and control flow replaced by their bodies, some primitives by simpler ones, and dead code dropped."""
+"""Replaces calls and control flow by their bodies and some primitives by simpler ones, and drops dead code."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def flatten(fn: Callable[..., Any], avals: Sequence[Any], uncertain: Sequence[bo
 
 
 def live(equations: Sequence[Equation], outputs: Sequence[Atom]) -> tuple[Equation, ...]:
-    """The equations that the outputs need."""
+    """Returns the equations that the outputs need."""
     needed, kept = {id(atom) for atom in outputs}, []
     for eqn in reversed(equations):
         if any(id(out) in needed for out in eqn.outputs):
@@ -59,20 +59,20 @@ def live(equations: Sequence[Equation], outputs: Sequence[Atom]) -> tuple[Equati
 
 
 class _Program:
-    """A flat program while it grows."""
+    """Builds a flat program, equation by equation."""
 
     def __init__(self):
         self.equations: list[Equation] = []
-        self._fixed: dict[Var, int] = {}  # by constants alone, in the equation of this index
-        self._values: dict[Var, Any] = {}
-        self._reshaped: dict[Var, Var] = {}  # to what holds the same elements in the same order
-        self._known: dict[Any, list[Atom]] = {}  # equations on known values, by what they compute
-        self._moduli: dict[Any, Pair] = {}  # absolute values, and what of
+        self._fixed: dict[Var, int] = {}  # decided by constants alone: the index of its equation
+        self._values: dict[Var, Any] = {}  # those of them that `value` has computed
+        self._reshaped: dict[Var, Var] = {}  # a value, and the one that it is a reshape of
+        self._known: dict[Any, list[Atom]] = {}  # outputs of equations on known values, by `_key`
+        self._moduli: dict[Any, Pair] = {}  # absolute values, and the complex values they are of
 
     def inline(self, closed, atoms: Sequence[Atom], layer: str, sources, own=True) -> list[Atom]:
         """Appends the equations of ``closed`` applied to ``atoms``; returns its outputs.
 
-        Those of a body that is not the user's ``own`` stand where ``sources`` say.
+        Where the body is not the user's ``own``, its equations are reported to come from ``sources`` alone.
         """
         env: dict[Any, Atom] = dict(
             zip(closed.jaxpr.constvars, map(Constant, closed.consts), strict=True)
@@ -87,7 +87,7 @@ class _Program:
             operands = [get(atom) for atom in eqn.invars]
             where = "/".join(filter(None, (layer, str(eqn.source_info.name_stack))))
             origins = (eqn.source_info, *sources) if own else sources
-            # The same again is the same value: what recognises a product with itself must see it.
+            # Repeated equations share one value, so that `f(x) * f(x)` is seen as a square.
             key = _key(eqn, operands)
             seen = made if any(atom.uncertain for atom in operands) else self._known
             outs = seen.get(key) or self._replaced(eqn, operands, where, origins, own)
@@ -100,7 +100,7 @@ class _Program:
         return [get(atom) for atom in closed.jaxpr.outvars]
 
     def _replaced(self, eqn, operands: list[Atom], where, origins, own) -> list[Any] | None:
-        """The outputs of a call's body, of control flow, or of simpler terms; None: it stays as it is."""
+        """Returns the outputs of a call's body, of control flow or of simpler terms; None: the equation stays."""
         uncertain, name = tuple(atom.uncertain for atom in operands), eqn.primitive.name
         if not any(uncertain):
             return None
@@ -138,13 +138,13 @@ class _Program:
         return call(functools.partial(simpler, **eqn.params), *operands)
 
     def _call(self, where, origins, own, body, *atoms: Atom) -> list[Atom]:
-        """Appends a jaxpr, or a function of the library's own."""
+        """Appends the equations of a jaxpr, or of a function of the library's own; returns its outputs."""
         if not isinstance(body, jex.ClosedJaxpr):
             body, own = jax.make_jaxpr(body)(*map(aval, atoms)), False
         return self.inline(body, atoms, where, origins, own)
 
     def _unchanged(self, eqn, operands: list[Atom]) -> Atom | None:
-        """The value that the equation gives again: what is brought back to its shape, a choice by constants."""
+        """Returns the value that the equation only repeats (a reshape undone, a constant's choice, its own dtype)."""
         x, out = operands[0], eqn.outvars[0].aval
         if eqn.primitive is jp.select_n_p and not shape_of(x) and self._is_fixed(x):
             return operands[1 + int(self.value(x))]  # pyright: ignore
@@ -157,7 +157,7 @@ class _Program:
         return None
 
     def _keeps_order(self, eqn, x: Atom) -> bool:
-        """Whether the equation only changes the shape of x."""
+        """Tells whether the equation only changes the shape of x."""
         turned = eqn.primitive is jp.reshape_p and eqn.params.get("dimensions") is not None
         same = (
             eqn.primitive in KEEP_ORDER
@@ -167,7 +167,7 @@ class _Program:
         return same and not turned
 
     def _maker(self, atom: Atom) -> str | None:
-        """The name of the primitive that an atom is an output of."""
+        """Returns the name of the primitive that an atom is an output of, or None."""
         makers = (str(eqn.primitive) for eqn in reversed(self.equations) if atom in eqn.outputs)
         return next(makers, None)
 
@@ -188,7 +188,7 @@ class _Program:
         return atom in self._fixed
 
     def value(self, atom: Atom) -> np.ndarray | None:
-        """What constants make of a known atom; None if more than constants enters it."""
+        """Returns the array of a known atom; None unless constants alone decide it."""
         if not self._is_fixed(atom):
             return None
         if isinstance(atom, Constant):
@@ -207,14 +207,14 @@ class _Program:
 
 
 def _known_if_empty(atom: Atom) -> Atom:
-    """Nothing is uncertain about a value without elements."""
+    """Returns a constant in place of an uncertain value without elements."""
     if isinstance(atom, Var) and atom.uncertain and not atom.size:
         return Constant(np.zeros(atom.shape, atom.dtype))
     return atom
 
 
 def _in_parts(rule, eqn, operands: list[Any], call) -> list[Any]:
-    """What a rule for complex values gives: a pair of real values for each complex one."""
+    """Returns the outputs of a rule for complex values: a pair of real values for each complex one."""
     leaves, tree = jax.tree.flatten(operands)
     outs = iter(call(lambda *xs: rule(*jax.tree.unflatten(tree, xs)), *leaves))
     return [Pair(next(outs), next(outs)) if _is_complex(v) else next(outs) for v in eqn.outvars]
@@ -233,7 +233,7 @@ def aval(atom: Atom) -> jax.ShapeDtypeStruct:
 
 
 def _equation(eqn, operands: Sequence[Any], layer: str, sources: tuple[Any, ...]):
-    """``eqn`` as one of the graph, and its outputs; complex ones that are uncertain come in parts."""
+    """Returns ``eqn`` as an equation of the graph, and its outputs; uncertain complex ones are pairs of real ones."""
     uncertain = any(atom.uncertain for atom in operands)
     primitive, params = (eqn.primitive, eqn.params) if uncertain else _opaque(eqn)
     if uncertain and of_parts(eqn, operands):
@@ -253,7 +253,7 @@ def _equation(eqn, operands: Sequence[Any], layer: str, sources: tuple[Any, ...]
 
 
 def _key(eqn, operands: Sequence[Atom]):
-    """What an equation computes; None: it cannot be compared."""
+    """Returns a key that equations share if they compute the same; None if a parameter cannot be hashed."""
     key = (eqn.primitive, *map(_identity, operands), *eqn.params.items())
     try:
         hash(key)
@@ -263,7 +263,7 @@ def _key(eqn, operands: Sequence[Atom]):
 
 
 def _identity(atom: Atom) -> Any:
-    """A number is what it is, wherever it stands."""
+    """Returns a constant number's type and bytes, which are equal wherever it stands; else the atom itself."""
     if isinstance(atom, Constant) and isinstance(atom.value, int | float | np.generic | np.ndarray):
         value = np.asarray(atom.value)
         return (value.dtype, value.tobytes()) if not value.ndim else atom
@@ -271,7 +271,7 @@ def _identity(atom: Atom) -> Any:
 
 
 def _closed(params: dict[str, Any], body):
-    """``body`` with its constants, however the call holds it."""
+    """Returns ``body`` with its constants, however the call holds it."""
     for value in params.values():
         if isinstance(value, jex.ClosedJaxpr) and value.jaxpr is body:
             return value
@@ -279,7 +279,7 @@ def _closed(params: dict[str, Any], body):
 
 
 def _opaque(eqn) -> tuple[Any, dict[str, Any]]:
-    """Known operands need no rule, so control flow and custom derivatives stay as they are."""
+    """Returns what evaluates ``eqn`` whole: known operands need no rule, even in control flow, custom derivatives."""
     if not list(jex.jaxprs_in_params(eqn.params)):
         return eqn.primitive, eqn.params
     indices: dict[Any, int] = {}

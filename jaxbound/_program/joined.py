@@ -1,7 +1,7 @@
-"""Equations that together are a function of one variable made of straight and quadratic pieces: joined to one.
+"""Joins equations that together are a function of one variable made of straight and quadratic pieces.
 
-``where(z > 0, z, 0.1 z)``, ``z * (z > 0)``, a Huber loss. Each of their equations alone forgets that the others
-see the same z. Bounds are those of the function in real arithmetic.
+Examples are ``where(z > 0, z, 0.1 z)``, ``z * (z > 0)``, a Huber loss. Bounds of each equation alone would forget
+that the others read the same z. Bounds of the joined one are those of the function in real arithmetic.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from jaxbound._program.pieces import AFFINE, IDENTITY, OPERATIONS, Pieces, Unfit
 
 Producer = Mapping[Any, Equation]
 
-MOST = 24  # equations that are joined
+MOST = 24  # equations that are joined, at most
 
 
 def joined(eqn: Equation, producer: Producer, order: Mapping[Any, int]) -> Equation | None:
-    """The equation as a function of the one variable that it and those before it are made of.
+    """Returns the equation as a function of the one variable that it and those before it are made of, or None.
 
-    ``order`` says when a variable is computed. None where it is one primitive's affine image, or has other pieces.
+    ``order`` says when a variable is computed. None where one primitive and its affine images say as much, or where
+    the function has other pieces.
     """
     (out, *rest) = eqn.outputs
     if rest or not out.is_float or _is_affine(eqn) or not _fits(eqn, out, producer):
@@ -50,7 +51,7 @@ def _is_affine(eqn: Equation) -> bool:
 
 
 def _fits(eqn: Equation, out: Var, producer: Producer) -> bool:
-    """Whether the equation acts on each element alone, as one of the operations, with numbers beside."""
+    """Tells whether the equation is an elementwise one of `OPERATIONS`, with numbers as its known operands."""
     if eqn.primitive not in OPERATIONS or len(eqn.outputs) > 1:
         return False
     ours = lambda v: v.shape == out.shape and v.dtype in (out.dtype, bool)
@@ -60,9 +61,10 @@ def _fits(eqn: Equation, out: Var, producer: Producer) -> bool:
 
 
 def _cones(eqn: Equation, producer: Producer, order) -> list[tuple[Var, list[Equation]]]:
-    """The variables that the equation is a function of alone, later ones first, with the equations between.
+    """Returns the variables that the equation is a function of alone, later ones first, with the equations between.
 
-    None from which only one equation that is not affine leads here; and of an affine image of one, the image.
+    Leaves out those from which only one equation that is not affine leads here. Of a variable and its affine image,
+    it takes the image.
     """
     (out,), found, cone = eqn.outputs, [], [eqn]
     open_ends, bent, seen = set(eqn.moving.values()), 1, 1
@@ -81,6 +83,7 @@ def _cones(eqn: Equation, producer: Producer, order) -> list[tuple[Var, list[Equ
 
 
 def _composed(root: Var, cone: list[Equation], producer: Producer) -> Pieces:
+    """Returns the function of ``root`` that the last equation of the cone computes; raises `Unfit` if it cannot."""
     found = {root: IDENTITY}
     for eqn in cone:
         operands = [
@@ -92,7 +95,7 @@ def _composed(root: Var, cone: list[Equation], producer: Producer) -> Pieces:
 
 
 def _is_safe(pieces: Pieces, dtype) -> bool:
-    """Whether no number is lost in this type, and rounding cannot decide between two pieces."""
+    """Tells whether no number is lost in this type, and the function has no jump at which rounding would decide."""
     limits, numbers = jnp.finfo(dtype), np.abs([*pieces.breaks, *np.ravel(pieces.polys)])
     kept = (numbers == 0) | ((numbers >= limits.tiny) & (numbers <= limits.max))
     return bool(kept.all()) and pieces.is_continuous(float(limits.eps))
@@ -102,7 +105,7 @@ def _is_safe(pieces: Pieces, dtype) -> bool:
 
 
 def _as_one(eqn: Equation, root: Var, pieces: Pieces) -> Equation:
-    """As the primitive or the activation that it is; a function of pieces in any other case."""
+    """Returns one equation on ``root``: the primitive or activation that the function is, else one made of pieces."""
     slopes, breaks = [b for _, b, _ in pieces.polys], pieces.breaks
     primitive, known, params = _named(slopes, breaks, pieces)
     constants = (Constant(np.asarray(value, root.dtype)) for value in known)
@@ -110,6 +113,7 @@ def _as_one(eqn: Equation, root: Var, pieces: Pieces) -> Equation:
 
 
 def _named(slopes, breaks, pieces: Pieces):
+    """Returns primitive, constants and params: abs, max, min, leaky ReLU or clip, else a function of pieces."""
     bent = any(a for a, _, _ in pieces.polys)
     if not bent and len(breaks) == 1:
         (kink,), (height,) = breaks, pieces.at

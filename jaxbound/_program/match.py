@@ -1,4 +1,4 @@
-"""Whether equations are those of a pattern."""
+"""Matches equations with those of a pattern."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxbound._program.rewrites import COMMUTATIVE
 
 
 def match(pattern: Graph, out: Var, producer) -> tuple[Atom, ...] | None:
-    """The inputs with which the pattern is what computes ``out``."""
+    """Returns the inputs with which the pattern computes ``out``; None if it does not."""
     bound: dict[Var, Atom] = {}
     made = {o: e for e in pattern.equations for o in e.outputs}
     if not unify(pattern.outputs[0], out, bound, made, producer):
@@ -23,13 +23,13 @@ def match(pattern: Graph, out: Var, producer) -> tuple[Atom, ...] | None:
 
 
 def unify(want: Atom, have: Atom, bound, made, producer) -> bool:
-    """Whether ``have`` is ``want`` with its inputs replaced as ``bound`` says (extended on the way)."""
+    """Tells whether ``have`` is ``want`` with its inputs replaced as ``bound`` says, which is extended on the way."""
     if isinstance(want, Constant):
         return isinstance(have, Constant) and _equal(want.value, have.value)
     if want.uncertain != have.uncertain:
         return False
     if want not in made:  # an input of the pattern
-        # Of a pattern that was traced for scalars, what stands for them has any shape.
+        # The inputs of a pattern that was traced for scalars stand for arrays of any shape.
         same_type = lambda: want.dtype == have.dtype and want.shape in ((), have.shape)  # pyright: ignore
         fits = not isinstance(have, Var) or not want.uncertain or same_type()
         return fits and same(bound.setdefault(want, have), have)
@@ -80,7 +80,7 @@ def _equal_params(a: dict[str, Any], b: dict[str, Any]) -> bool:
 # ---------------------------------------------------------------- numbers
 
 
-# What makes equal elements of one number, and what makes one of several.
+# Primitives whose elements are all one number if their operand's are, and primitives that compute one from several.
 _REPEATS = (jp.broadcast_in_dim_p, jp.convert_element_type_p, jp.reshape_p)
 _ARITHMETIC = {
     jp.add_p: operator.add,
@@ -92,7 +92,7 @@ _ARITHMETIC = {
 
 
 def number(atom: Atom, producer) -> float | None:
-    """What each element of a known operand is, if all are one finite number known at trace time."""
+    """Returns the number that all elements of a known operand are, if it is finite and known at trace time."""
     eqn = producer.get(atom)
     if eqn is None:
         return _uniform(atom.value) if isinstance(atom, Constant) else None
@@ -108,10 +108,11 @@ def number(atom: Atom, producer) -> float | None:
 
 
 def _uniform(value) -> float | None:
+    """Returns the finite number that all elements of an array are; None if it is not known to be one."""
     if isinstance(value, Tracer) or np.size(value) == 0:
         return None
     if np.size(value) > 1:
-        # Larger arrays, and those on a device, are weights.
+        # Larger arrays, and those on a device, are taken for weights: they are not read.
         if (
             not isinstance(value, np.ndarray)
             or value.size > 4096

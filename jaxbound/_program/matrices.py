@@ -1,6 +1,6 @@
-"""Solutions, determinants and factors of small uncertain matrices, by recurrences of terms that have rules.
+"""Computes solutions, determinants and factors of small uncertain matrices by recurrences of terms that have rules.
 
-In real arithmetic they equal what JAX computes with a choice of pivots, as long as both are defined: here no
+In real arithmetic they equal what JAX computes with a choice of pivots, as long as both are defined; here no
 choice depends on a value. Where a divisor may be 0, bounds are infinite.
 """
 
@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-# Of larger ones, the terms would be too many, and their bounds too wide.
+# The number of rows, at most: of larger matrices, the terms would be too many, and their bounds too wide.
 LARGEST = 6
 
 
 def solve(a, b):
-    """``x [..., n]`` with ``a x = b`` for ``a [..., n, n]``, by Cramer's rule."""
+    """Returns ``x [..., n]`` with ``a x = b`` for ``a [..., n, n]``, by Cramer's rule."""
     n = a.shape[-1]
     a = a.reshape(*a.shape[:-2], *[1] * (b.ndim + 1 - a.ndim), n, n)
     others = np.array([np.delete(np.arange(n), i) for i in range(n)], int).reshape(n, n - 1)
@@ -32,7 +32,7 @@ def solve(a, b):
 
 
 def determinant(a):
-    """By expansion along the first row: it divides by nothing."""
+    """Returns the determinant by expansion along the first row, which divides by nothing."""
     n = a.shape[-1]
     if n == 0:
         return jnp.ones(a.shape[:-2], a.dtype)
@@ -47,7 +47,7 @@ def determinant(a):
 
 
 def triangular_solve(a, b, *, left_side, lower, transpose_a, unit_diagonal, **_):
-    """By substitution, from the row of one unknown on."""
+    """Solves a triangular system by substitution, starting with the row that has one unknown."""
     if not left_side:
         a, b = a.mT, b.mT
     a = a.mT if transpose_a else a
@@ -61,7 +61,7 @@ def triangular_solve(a, b, *, left_side, lower, transpose_a, unit_diagonal, **_)
 
 
 def cholesky(a, **_):
-    """Of the lower triangle, column by column."""
+    """Returns the lower Cholesky factor, column by column, from the lower triangle of ``a``."""
     n, factor = a.shape[-1], jnp.zeros_like(a)
     for j in range(n):
         row = factor[..., j, :j]
@@ -75,7 +75,7 @@ def cholesky(a, **_):
 
 
 def rule_of(eqn, uncertain, producer) -> Callable[..., Any] | None:
-    """The outputs of ``eqn`` in terms of its operands, the first of which is an uncertain matrix; else None."""
+    """Returns a function that computes ``eqn``, whose first operand is an uncertain matrix; None if there is none."""
     name, params = eqn.primitive.name, eqn.params
     rows, columns = (0, 0, *eqn.invars[0].aval.shape)[-2:]
     if not (uncertain[0] and 0 < rows == columns <= LARGEST):
@@ -92,13 +92,13 @@ def rule_of(eqn, uncertain, producer) -> Callable[..., Any] | None:
 
 
 def _solution(params, producer) -> Callable[..., Any] | None:
-    """Of a system whose matrix is factored by `lu`, if its product is that of the matrix and a vector."""
+    """Returns `solve` for a system whose matrix is factored by `lu`, if ``matvec`` is the product with the matrix."""
     lengths, product = params["const_lengths"], params["jaxprs"].matvec
     if lengths.matvec != 1 or not lengths.solve or len(product.in_avals) != 2:
         return None
     if producer(lengths.matvec + lengths.vecmat) != "lu":
         return None
-    # An identity of bilinear functions holds everywhere if it does at random places.
+    # Two bilinear functions that agree at a random point agree everywhere, but for a set of probability 0.
     with jax.ensure_compile_time_eval():
         keys = jax.random.split(jax.random.key(0))
         a, x = (jax.random.normal(k, v.shape) for k, v in zip(keys, product.in_avals, strict=True))
@@ -113,7 +113,7 @@ def _solution(params, producer) -> Callable[..., Any] | None:
 
 
 def _determinant(body: str, aval) -> Callable[..., Any] | None:
-    """Of the functions of the running JAX, by their bodies."""
+    """Returns the rule of `jnp.linalg.det` or `jnp.linalg.slogdet` if the body is the running JAX's, else None."""
     if " lu " not in body:
         return None
     of_both = lambda a: (lambda det: (jnp.sign(det), jnp.log(jnp.abs(det))))(determinant(a))
@@ -125,7 +125,7 @@ def _determinant(body: str, aval) -> Callable[..., Any] | None:
 
 @functools.lru_cache(maxsize=64)
 def _bodies(fn, shape, dtype) -> list[str]:
-    """The bodies of the outermost functions with derivatives of their own."""
+    """Returns the bodies of the outermost functions in ``fn`` that have derivatives of their own."""
     found, wanted = [], [jax.make_jaxpr(fn)(jax.ShapeDtypeStruct(shape, dtype)).jaxpr]
     for jaxpr in wanted:
         for eqn in jaxpr.eqns:

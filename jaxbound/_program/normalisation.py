@@ -1,7 +1,8 @@
-"""Normalised values: what is divided by the root of a mean square that it is part of has a bound of its own.
+"""Limits normalised values: a value that is divided by the root of a mean square that it is part of is bounded.
 
-``|x_i| <= sqrt(n mean x^2)``. And ``|x_i - mean x| <= sqrt((n - 1) variance x)``: the other n - 1 deviations
-add up to ``-(x_i - mean x)``, so their squares to at least its own over n - 1.
+``|x_i| <= sqrt(n mean x^2)``, as ``x_i^2`` is one term of the sum. And ``|d| <= sqrt((n - 1) variance x)`` for the
+deviation ``d = x_i - mean x``: the other n - 1 deviations add up to ``-d``, so their squares add up to at least
+``d^2 / (n - 1)``, and ``n variance x >= d^2 + d^2 / (n - 1) = n d^2 / (n - 1)``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jaxbound._program.match import number
 
 Producer = Mapping[Any, Equation]
 
-# What rearranges elements, for numpy arrays.
+# Primitives that rearrange elements, as functions of NumPy arrays; `_places` broadcasts what they return.
 MOVES = {
     jp.reshape_p: lambda x, new_sizes, **_: x.reshape(new_sizes),
     jp.squeeze_p: lambda x, dimensions, **_: x.squeeze(dimensions),
@@ -31,14 +32,14 @@ MOVES = {
         x, [i for i in range(len(shape)) if i not in broadcast_dimensions]
     ),
     jp.convert_element_type_p: lambda x, **_: x,
-    jp.sub_p: lambda x, **_: x,  # of 0
+    jp.sub_p: lambda x, **_: x,  # 0 is subtracted
 }
 
 
 def limit_normalised(graph: Graph) -> Graph:
-    """Products of a value and the inverse root of its mean square are given their limit.
+    """Gives products of a value and the inverse root of its mean square their limit.
 
-    Divisions are looked at as products with an inverse, and stay divisions where no limit is found.
+    Divisions are treated as products with an inverse, and stay divisions where no limit is found.
     """
     producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
     found: list[Equation] = []
@@ -56,7 +57,7 @@ def limit_normalised(graph: Graph) -> Graph:
 
 
 def _limited(eqn: Equation, producer: Producer) -> list[Equation] | None:
-    """A product with a limit, and those with the known factors."""
+    """Returns a product with its limit, and the products with the known factors after it; None if it has no limit."""
     if eqn.primitive is not jp.mul_p or len(eqn.moving) < 2:
         return None
     factors = [_factors(atom, producer) for atom in eqn.inputs]
@@ -80,7 +81,7 @@ def _applied(eqn: Equation, *atoms: Atom, **changes) -> Equation:
 
 
 def _factors(atom: Atom, producer: Producer) -> tuple[Atom, list[Atom]]:
-    """A product's one uncertain factor, and the known ones."""
+    """Returns a product's one uncertain factor, and the known ones."""
     known = []
     while (eqn := producer.get(atom)) and eqn.primitive is jp.mul_p and len(eqn.moving) == 1:
         ((i, atom),) = eqn.moving.items()
@@ -89,7 +90,7 @@ def _factors(atom: Atom, producer: Producer) -> tuple[Atom, list[Atom]]:
 
 
 def _limit(x: Atom, r: Atom, producer: Producer) -> float | None:
-    """What ``|x r|`` is at most, if r is the inverse root of a mean square that x is part of."""
+    """Returns an upper bound of ``|x r|`` if r is the inverse root of a mean square that x is part of, else None."""
     square = reduction(r, producer)
     if square is None or square.power != -0.5:
         return None
@@ -103,7 +104,8 @@ def _limit(x: Atom, r: Atom, producer: Producer) -> float | None:
 
 
 def _limit_of_deviation(x: Atom, square: Reduction, producer: Producer) -> float | None:
-    # Of what is rearranged, where it comes from.
+    """Returns `_limit` for x a deviation ``y - mean y``, where ``square`` is made of the variance of y."""
+    # If x is rearranged, goes back to the difference, and to where its elements are in it.
     x, places = moved(x, producer)
     eqn = producer.get(x)
     if eqn is None or eqn.primitive is not jp.sub_p or len(eqn.moving) < 2:
@@ -130,7 +132,7 @@ def _is_square(eqn: Equation) -> bool:
 
 
 def moved(atom: Atom, producer: Producer) -> tuple[Atom, np.ndarray]:
-    """The value that is rearranged to ``atom``, and which of its elements is where."""
+    """Returns the value that is rearranged to ``atom``, and at each place of it the flat index of the element there."""
     chain = []
     while (eqn := producer.get(atom)) and _moves(eqn, producer):
         chain.append(eqn)
@@ -148,7 +150,7 @@ def _moves(eqn: Equation, producer: Producer) -> bool:
 
 
 def _rounds(before: Atom, after: Atom) -> bool:
-    """Whether a cast keeps values but for their last places: what is small stays there."""
+    """Tells whether a cast changes no more than last places: small values do not vanish in the new type."""
     old = jnp.result_type(before.value) if isinstance(before, Constant) else before.dtype
     if not (isinstance(after, Var) and after.is_float and jnp.issubdtype(old, jnp.floating)):
         return False
@@ -156,6 +158,7 @@ def _rounds(before: Atom, after: Atom) -> bool:
 
 
 def _places(chain: list[Equation], shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the flat index of the element at each place after the moves of ``chain``, the last of which is first."""
     places = np.arange(math.prod(shape)).reshape(shape)
     for eqn in reversed(chain):
         places = MOVES[eqn.primitive](places, **eqn.params)
@@ -164,7 +167,7 @@ def _places(chain: list[Equation], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _value(atom: Atom, producer: Producer) -> np.ndarray | None:
-    """Of what is known at trace time, and rearranged."""
+    """Returns the number, or else the array that is rearranged to an atom; None if it is not known at trace time."""
     found = number(atom, producer)
     if found is not None:
         return np.asarray(found)
@@ -175,14 +178,14 @@ def _value(atom: Atom, producer: Producer) -> np.ndarray | None:
 
 
 def _constants(eqn: Equation, producer: Producer) -> list[np.ndarray] | None:
-    """The known operands; None if one is not known at trace time."""
+    """Returns the known operands; None if one is not known at trace time."""
     values = [_value(atom, producer) for atom in eqn.inputs if not atom.uncertain]
     known = [value for value in values if value is not None]
     return known if len(known) == len(values) else None
 
 
 def groups_of(x: Atom, y: Atom, groups: np.ndarray, producer: Producer) -> np.ndarray | None:
-    """For every element of x the group of ``y`` that it is part of, if the two hold the same elements."""
+    """Returns for every element of x the group of ``y`` that it is part of, if both rearrange one value, else None."""
     (root, of_x), (same, of_y) = moved(x, producer), moved(y, producer)
     if root is not same:
         return None
@@ -199,9 +202,10 @@ def agree(groups: np.ndarray | None, others: np.ndarray) -> bool:
 
 
 class Reduction(NamedTuple):
-    """``(eqn / scale + something >= 0) ** power``, element by element of the reduced at ``places``.
+    """Describes ``(s / scale + something >= 0) ** power``, elementwise, where s is the output of ``eqn``.
 
-    ``groups``, in the shape of what ``eqn`` reduces, are the numbers of the reduced.
+    Its elements take those of s at the flat indices ``places``. ``groups`` has the shape of the operand that ``eqn``
+    reduces, and holds for each of its elements the flat index of the element of s that it is part of.
     """
 
     eqn: Equation
@@ -212,6 +216,7 @@ class Reduction(NamedTuple):
 
 
 def reduction(atom: Atom, producer: Producer) -> Reduction | None:
+    """Returns how an atom is computed from a sum or a variance; None if it is not, or in another way."""
     chain, power, scale = [], 1.0, 1.0
     while eqn := producer.get(atom):
         if eqn.primitive in (jp.reduce_sum_p, activations.variance):
@@ -227,7 +232,7 @@ def reduction(atom: Atom, producer: Producer) -> Reduction | None:
             chain.append(eqn)
         elif eqn.primitive in EXPONENTS and i == 0:
             power *= EXPONENTS[eqn.primitive](*constants, **eqn.params)
-            # The root of a square is not itself; and what was divided before is no mean.
+            # The root of a square is its absolute value; and a scale outside of the power is not that of a mean.
             if power == 1 or scale != 1:
                 return None
         elif (eqn.primitive, i) in SCALES and power in (1, -0.5) and _is_positive(constants[0]):
@@ -245,7 +250,7 @@ EXPONENTS = {
 }
 
 
-# What a product with a number, or a quotient by it, divides the operand at a position by.
+# By how much a product with a number, or a quotient by it, divides the operand at a position.
 SCALES = {
     (jp.mul_p, 0): lambda by: 1 / by,
     (jp.mul_p, 1): lambda by: 1 / by,
@@ -254,7 +259,7 @@ SCALES = {
 
 
 def _adds(eqn: Equation, known: np.ndarray) -> bool:
-    """Whether the equation makes nothing smaller."""
+    """Tells whether the equation makes no value smaller."""
     if eqn.primitive is jp.add_p:
         return bool(np.all(known >= 0))
     return eqn.primitive is jp.max_p

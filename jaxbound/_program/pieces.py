@@ -1,4 +1,4 @@
-"""Functions of one variable made of straight and quadratic pieces, and what elementwise primitives make of them."""
+"""Computes with functions of one variable made of straight and quadratic pieces, by elementwise primitives."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import primitives as jp
 
-LIMIT = 6  # break points
+LIMIT = 6  # break points of a function, at most
 
 Poly = tuple[float, float, float]  # a, b, c of ``a z^2 + b z + c``
 
 
 class Unfit(Exception):
-    """The function has other pieces, or too many."""
+    """Signals that a function has other pieces, or too many."""
 
 
 class Pieces(NamedTuple):
-    """A function: its break points, the polynomials beside them, and its values at them."""
+    """Describes a function by its break points, the polynomials beside them, and its values at them."""
 
     breaks: tuple[float, ...]
     polys: tuple[Poly, ...]
     at: tuple[float, ...]
 
     def is_continuous(self, eps: float) -> bool:
-        """Whether the pieces, and the values, agree at the break points up to rounding by ``eps``."""
+        """Tells whether the pieces, and the values, agree at the break points up to rounding by ``eps``."""
         for i, (z, value) in enumerate(zip(self.breaks, self.at, strict=True)):
             left, right = self.polys[i : i + 2]
             room = 8 * eps * max(_size(left, z), _size(right, z))
@@ -55,7 +55,7 @@ def _size(poly: Poly, z: float) -> float:
 
 
 def _refined(f: Pieces, breaks: list[float]) -> Pieces:
-    """The same function with all of these break points."""
+    """Returns the same function with all of these break points, which include its own."""
     known = dict(zip(f.breaks, f.at, strict=True))
     polys = [f.polys[bisect.bisect_right(f.breaks, left)] for left in (-math.inf, *breaks)]
     at = [known[z] if z in known else _at(polys[i], z) for i, z in enumerate(breaks)]
@@ -63,7 +63,7 @@ def _refined(f: Pieces, breaks: list[float]) -> Pieces:
 
 
 def _simplified(f: Pieces) -> Pieces:
-    """Without the break points at which nothing happens."""
+    """Returns the function without the break points at which nothing changes; raises `Unfit` for too many."""
     if not all(
         number == 0 or 1e-100 < abs(number) < 1e100
         for number in (*f.breaks, *f.at, *sum(f.polys, ()))
@@ -82,6 +82,7 @@ def _simplified(f: Pieces) -> Pieces:
 
 
 def _pointwise(of_polys: Callable[..., Poly], of_values: Callable[..., float], *fs: Pieces):
+    """Combines functions on their common break points: piece by piece between them, value by value at them."""
     breaks = sorted({z for f in fs for z in f.breaks})
     fs = tuple(_refined(f, breaks) for f in fs)
     polys = tuple(map(of_polys, *(f.polys for f in fs)))
@@ -131,6 +132,7 @@ def _integer_pow(f: Pieces, *, y: int, **_) -> Pieces:
 
 
 def _roots(poly: Poly) -> list[float]:
+    """Returns the real roots; ``q`` adds terms of one sign, so that none cancels."""
     a, b, c = poly
     if not a:
         return [-c / b] if b else []
@@ -146,6 +148,7 @@ def _sign_of(value: float) -> float:
 
 
 def _sign(f: Pieces, **_) -> Pieces:
+    """Returns the sign of a function, which is constant between its break points and roots."""
     ends = [-math.inf, *f.breaks, math.inf]
     found = {r for i, p in enumerate(f.polys) for r in _roots(p) if ends[i] < r < ends[i + 1]}
     breaks = sorted({*f.breaks, *found})
@@ -163,7 +166,7 @@ def _sign(f: Pieces, **_) -> Pieces:
 
 
 def _compare(holds: Callable[[float, float], bool]):
-    """1 where the sign of the difference does, else 0."""
+    """Returns the comparison of two functions: 1 where the sign of their difference compares so with 0, else 0."""
 
     def compare(f: Pieces, g: Pieces, **_) -> Pieces:
         of = lambda sign: float(holds(sign, 0.0))
@@ -207,14 +210,14 @@ OPERATIONS: dict[Any, Callable[..., Pieces]] = {
     jp.le_p: _compare(operator.le),
     jp.eq_p: _compare(operator.eq),
     jp.ne_p: _compare(operator.ne),
-    # Of truth values.
+    # Truth values are the numbers 0 and 1.
     jp.and_p: _mul,
     jp.or_p: _max,
     jp.not_p: lambda f, **_: _sub(constant(1), f),
     jp.convert_element_type_p: lambda f, **_: f,
     jp.copy_p: lambda f, **_: f,
 }
-# Those that are affine while all operands but one are numbers.
+# The operations that are affine if all operands but one are numbers.
 AFFINE = frozenset(
     {jp.add_p, jp.add_jaxvals_p, jp.sub_p, jp.neg_p, jp.mul_p, jp.div_p, jp.copy_p}
     | {jp.convert_element_type_p}

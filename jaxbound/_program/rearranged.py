@@ -1,4 +1,4 @@
-"""Softmax that is written with its elements rearranged, and what undoes its exponential after they were."""
+"""Recognises a softmax with its elements rearranged, and a logarithm (or exponential) that undoes it after that."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from jaxbound._program.match import match, number
 from jaxbound._program.normalisation import MOVES, agree, groups_of, reduction
 from jaxbound._program.spellings import spliced
 
-# What picks and rearranges elements, the first operand's.
+# Primitives that pick and rearrange elements of their first operand.
 PICKS = frozenset(
     {jp.reshape_p, jp.squeeze_p, jp.transpose_p, jp.broadcast_in_dim_p, jp.slice_p, jp.rev_p}
     | {jp.dynamic_slice_p, jp.gather_p}
 )
+# A primitive, the activation whose exponential or logarithm it undoes, and the activation that both are together.
 UNDOES = {
     (jp.log_p, activations.softmax): activations.log_softmax,
     (jp.exp_p, activations.log_softmax): activations.softmax,
@@ -31,7 +32,7 @@ UNDOES = {
 
 
 def rearranged(graph: Graph) -> Graph:
-    """Replaces every match; the graph itself if there is none."""
+    """Replaces every match, and drops pairs of transposes that cancel; returns the graph itself if there is none."""
     producer: dict[Any, Equation] = {out: eqn for eqn in graph.equations for out in eqn.outputs}
     found, changed, same = [], False, {}
     for eqn in graph.equations:
@@ -59,14 +60,14 @@ def _turns_back(one: Equation, other: Equation) -> bool:
 
 
 def _again(eqn: Equation, x: Atom) -> Equation:
-    """The equation of another first operand."""
+    """Returns the equation with another first operand, and an output of its own."""
     (out,) = eqn.outputs
     outputs = (Var(out.shape, out.dtype, True),)
     return dataclasses.replace(eqn, inputs=(x, *eqn.inputs[1:]), outputs=outputs)
 
 
 def _ending(equations: list[Equation], eqn: Equation) -> list[Equation]:
-    """The equations, the last of which computes what ``eqn`` does."""
+    """Returns the equations, the last of which now has the output of ``eqn``."""
     return [*equations[:-1], dataclasses.replace(equations[-1], outputs=eqn.outputs)]
 
 
@@ -80,7 +81,7 @@ def _quotient(dtype) -> Graph:
 
 
 def _softmax(eqn: Equation, producer) -> list[Equation] | None:
-    """Of ``e / sum(e)``, e an exponential, where elements of e are anywhere in the numerator."""
+    """Returns ``e / sum(e)`` as a softmax, where e is an exponential, rearranged in the numerator; else None."""
     (out, *_), quotient = eqn.outputs, None
     if out.is_float and len(eqn.moving) > 1:
         pattern = _quotient(out.dtype)
@@ -113,7 +114,7 @@ def _softmax(eqn: Equation, producer) -> list[Equation] | None:
 
 
 def _unshifted(x: Atom, axes: tuple[int, ...], producer) -> Atom:
-    """Without the maximum over the axes that was subtracted."""
+    """Returns z if x is ``z - max(z)`` over the axes, else x: both have the same softmax."""
     aval = jax.ShapeDtypeStruct(x.shape, x.dtype)  # pyright: ignore
     for highest in (
         lambda x: x.max(axes, keepdims=True),
@@ -130,7 +131,7 @@ def _unshifted(x: Atom, axes: tuple[int, ...], producer) -> Atom:
 
 
 def _undone(eqn: Equation, producer) -> list[Equation] | None:
-    """``log`` of picked probabilities as those picked of `log_softmax`; and the reverse."""
+    """Returns ``log`` of picked probabilities as the picked values of `log_softmax`; and the reverse, with ``exp``."""
     if eqn.primitive not in (jp.log_p, jp.exp_p):
         return None
     x, steps = eqn.inputs[0], []
@@ -150,7 +151,10 @@ def _undone(eqn: Equation, producer) -> list[Equation] | None:
 
 
 def _step(made: Equation, eqn: Equation, producer) -> Callable[[Var], list[Equation]] | None:
-    """What an equation on probabilities (or on their logarithms) is after ``eqn``, a logarithm (or exponential)."""
+    """Returns how ``made``, an equation on probabilities p, acts on ``log p``: as ``step(log p) = log(made(p))``.
+
+    ``eqn`` is the logarithm; or it is an exponential, and p and ``log p`` exchange their roles. None: unknown.
+    """
     if len(made.moving) > 1:
         return None
     if made.primitive is jp.select_n_p and 0 not in made.moving:
@@ -179,7 +183,7 @@ def _step(made: Equation, eqn: Equation, producer) -> Callable[[Var], list[Equat
 
 
 def _spelt(fn, made: Equation) -> Callable[[Var], list[Equation]]:
-    """``fn`` of what takes the place of the uncertain operand, and of the known ones after it."""
+    """Returns a step that computes the output of ``made`` as ``fn`` of the uncertain value and the known operands."""
 
     def equations(x: Var) -> list[Equation]:
         known = [atom for atom in made.inputs if not atom.uncertain]
@@ -191,7 +195,7 @@ def _spelt(fn, made: Equation) -> Callable[[Var], list[Equation]]:
 
 
 def _chosen(made: Equation, x: Var, eqn: Equation) -> list[Equation]:
-    """A choice by a known predicate: of the known cases, the values that ``eqn`` has."""
+    """Returns a choice by a known predicate, with x as the uncertain case, and ``eqn`` applied to the known cases."""
     found, inputs = [], [made.inputs[0]]
     for case in made.inputs[1:]:
         if not case.uncertain:
@@ -203,12 +207,12 @@ def _chosen(made: Equation, x: Var, eqn: Equation) -> list[Equation]:
     return [*found, dataclasses.replace(again, inputs=tuple(inputs))]
 
 
-# Of the logarithm x of a number, and those of known ones.
+# The logarithm of what each makes of a number and a known one, as a function of the logarithms of both.
 AMONG_LOGARITHMS: dict[Any, Callable[..., Any]] = {
     jp.max_p: jnp.maximum,
     jp.min_p: jnp.minimum,
     activations.clip: jnp.clip,
-    # log(p + c)
+    # log(p + c) = softplus(log p - log c) + log c
     jp.add_p: lambda x, c: jax.nn.softplus(x - c) + c,
     jp.mul_p: jnp.add,
     jp.div_p: jnp.subtract,

@@ -1,4 +1,4 @@
-"""Activations, recognised by structure: a pattern is what the running JAX traces of a reference function."""
+"""Recognises activations by structure: a pattern is what the running JAX traces of a reference function."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def recognise(graph: Graph) -> Graph:
 
 
 def _activations(graph: Graph) -> Graph:
+    """Replaces comparisons, activations and functions made of pieces, each at its last equation; drops dead code."""
     producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
     order = {out: i for i, eqn in enumerate(graph.equations) for out in eqn.outputs}
 
@@ -57,7 +58,7 @@ def _activations(graph: Graph) -> Graph:
 
 
 def _by_variance(eqn: Equation) -> list[Equation]:
-    """A sum of squared deviations from the mean as a multiple of the variance."""
+    """Returns the equations of a sum of squared deviations from the mean, as a multiple of the variance."""
     (x,), (out,), axes = eqn.inputs, eqn.outputs, eqn.params["axes"]
     count = math.prod(x.shape[axis] for axis in axes)  # pyright: ignore
     mean = Var(out.shape, out.dtype, True)
@@ -68,7 +69,7 @@ def _by_variance(eqn: Equation) -> list[Equation]:
 
 
 def _comparison(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None:
-    """``x != x`` is a test for NaN; ``x == max(x, y)``, of which derivatives are made, is ``x >= y``."""
+    """Returns a simpler comparison: ``x != x`` as a test for NaN, ``x == max(x, y)`` (in derivatives) as ``x >= y``."""
     if eqn.primitive is jp.ne_p and eqn.inputs[0] is eqn.inputs[1]:
         return dataclasses.replace(eqn, primitive=is_nan, inputs=eqn.inputs[:1])
     if eqn.primitive is not jp.eq_p:
@@ -85,6 +86,7 @@ def _comparison(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None
 
 
 def _activation(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None:
+    """Returns the activation that ``eqn`` is the last equation of, with its operands; None if there is none."""
     (out, *rest) = eqn.outputs
     if rest or not out.is_float:
         return None
@@ -102,7 +104,7 @@ def _activation(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None
 
 
 def _places(activation: Activation, eqn: Equation, producer: dict[Var, Equation]):
-    """The shapes that x may have, and parameters."""
+    """Returns the shapes that x may have, each with params: the axes of a sum or maximum nearby, and options."""
     if not activation.reduces:
         return [(eqn.outputs[0].shape, {})]
     found = {}
@@ -119,7 +121,7 @@ def _places(activation: Activation, eqn: Equation, producer: dict[Var, Equation]
 
 
 def _last(activation: Activation, dtype) -> set[Any]:
-    """The primitives that its patterns end with, whatever the shape."""
+    """Returns the primitives that its patterns end with, which are the same for every shape."""
     params = {"axes": (0,)} | activation.options[0] if activation.reduces else {}
     shape = (2,) if activation.reduces else ()
     patterns = _patterns(activation, shape, dtype, tuple(params.items()))
@@ -128,7 +130,7 @@ def _last(activation: Activation, dtype) -> set[Any]:
 
 @functools.lru_cache(maxsize=512)
 def _patterns(activation: Activation, shape: tuple[int, ...], dtype, params) -> list[Graph]:
-    """The activation as the running JAX traces it, with parameters of any shape it accepts."""
+    """Returns the activation's variants as the running JAX traces them, with parameters of any shape it accepts."""
     x = jax.ShapeDtypeStruct(shape, dtype)
     mask = jax.ShapeDtypeStruct(shape, bool)
     scalars = [jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((), dtype, weak_type=True)]

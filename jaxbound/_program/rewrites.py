@@ -1,4 +1,4 @@
-"""What the trace knows about primitives: calls to inline, and simpler terms for some."""
+"""Lists the calls that are replaced by their bodies, and rewrites some primitives in simpler terms."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ CALLS = frozenset(
     ]
 )
 
-MOST_FACTORS = 64  # of a power that is written as products
+MOST_FACTORS = 64  # the largest exponent of a power that is written as products
 COMMUTATIVE = frozenset({jp.add_p, jp.mul_p, jp.max_p, jp.min_p})
 
-# Of as many elements as before, these only change the shape.
+# Where they keep the number of elements, these only change the shape.
 KEEP_ORDER = frozenset({jp.reshape_p, jp.squeeze_p, jp.broadcast_in_dim_p})
 
 
-# Linear primitives that only rearrange, public and in use in some JAX versions only.
+# Linear primitives that only rearrange elements; public, and in use, in some JAX versions only.
 REARRANGE = tuple(
     getattr(lax, name)
     for name in ("split_p", "stack_p", "unstack_p", "tile_p")
@@ -56,7 +56,7 @@ PICKS = frozenset((
     clip, *REARRANGE,
 ))  # fmt: skip
 
-# Equinox's helpers: they tell vmap or a loop what to do, and run as functions that JAX can trace.
+# Equinox's helpers: they tell vmap or a loop what to do, and are replaced by what they run as, which JAX can trace.
 AS_IT_RUNS = frozenset((
     "select_if_vmap", "maybe_set", "unvmap_any", "unvmap_all", "unvmap_max", "nontraceable", "nonbatchable",
     "nondifferentiable_backward",
@@ -70,10 +70,10 @@ def rewrite(
     itself: int | None = None,
     value: Callable[[int], np.ndarray | None] = lambda position: None,
 ) -> Callable[..., Any] | None:
-    """An equal function in terms of fewer primitives, or None.
+    """Returns an equal function in terms of fewer primitives, or None.
 
-    ``uncertain`` is per operand; ``itself`` the number of axes, if both operands are one value;
-    ``value`` gives the array at a position that constants decide.
+    ``uncertain`` is per operand; ``itself`` is the number of axes if both operands are one value, else None;
+    ``value`` returns the array of the operand at a position if constants alone decide it, else None.
     """
     if primitive is jp.dot_general_p:
         (one, other), (batch, along) = params["dimension_numbers"]
@@ -99,7 +99,7 @@ def rewrite(
 
 
 def whole_number(exponents: np.ndarray | None) -> int | None:
-    """The integer that all exponents are, if it is small enough to be a number of factors."""
+    """Returns the integer that all exponents are, if it is small enough to be a number of factors, else None."""
     if exponents is None or not exponents.size:
         return None
     first = float(exponents.flat[0])
@@ -113,7 +113,7 @@ def _scatter(scatter, x, indices, updates, params):
 
 
 def _product(x, *, axes, **_):
-    """Pairs of halves, again and again."""
+    """Returns the product along axes: multiplies the first half by the second until one element is left."""
     x = jnp.moveaxis(x, axes, range(len(axes)))
     x = x.reshape(-1, *x.shape[len(axes) :])
     while len(x) > 1:
@@ -128,7 +128,7 @@ def _wide_product(x, y, *, out_dtype, **_):
 
 
 def _solve(*operands, const_lengths, jaxprs, **_):
-    """What solves, without how it is transposed."""
+    """Calls the solver of a linear solve; how it is transposed is left out."""
     counts = [const_lengths.matvec, const_lengths.vecmat, const_lengths.solve]
     start, stop = sum(counts[:2]), sum(counts)
     sides = operands[sum(const_lengths) :]
@@ -136,6 +136,7 @@ def _solve(*operands, const_lengths, jaxprs, **_):
 
 
 def _sum_of_squares(x, _, *, dimension_numbers, preferred_element_type, **params):
+    """Returns the dot product of x with itself, along the same axes, as a sum of squares."""
     ((summed, _), (batch, _)) = dimension_numbers
     found = lax.integer_pow(x.astype(preferred_element_type or x.dtype), 2).sum(summed)
     return found.transpose([sorted(batch).index(axis) for axis in batch])
@@ -167,7 +168,7 @@ REWRITES: dict[Any, Callable[..., Any]] = {
 }
 # By name: not every JAX version has them, or has them in public.
 BY_NAME: dict[str, Callable[..., Any]] = {
-    # Where values lie, and when they are computed.
+    # These say where values lie and when they are computed: they are the identity.
     **dict.fromkeys(
         ("optimization_barrier", "sharding_constraint", "device_put"), lambda *xs, **_: xs
     ),

@@ -1,6 +1,6 @@
-"""Searches and interpolations in a table, recognised as whole calls: by what the running JAX traces of them.
+"""Recognises searches and interpolations in a table as whole calls, by what the running JAX traces of them.
 
-The interval of every step would be that of a search gone astray; a search as a whole is monotone.
+Bounded step by step, a search with uncertain comparisons could go anywhere; as a whole, it is monotone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ interpolation = Activation("interp", (lambda x, places, table: jnp.interp(x, pla
 
 
 def look_up(closed: jex.ClosedJaxpr, uncertain: Sequence[bool]) -> tuple[Activation, Any] | None:
-    """The search or the interpolation, and its options, that a call's body is; None: it is neither."""
+    """Returns the search or the interpolation that a call's body is, and its options; None if it is neither."""
     outs = [v.aval for v in closed.jaxpr.outvars]
     avals = tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars)
     shapes, ranks = [aval.shape for aval in avals], [len(aval.shape) for aval in avals]
@@ -37,7 +37,7 @@ def look_up(closed: jex.ClosedJaxpr, uncertain: Sequence[bool]) -> tuple[Activat
         kinds = _interpolations
     else:
         return None
-    # Most calls are neither: they are not worth tracing a pattern for.
+    # Most calls are neither: patterns are only traced if one of these words is in the body.
     text = str(closed.jaxpr)
     if not any(word in text for word in ("lt_to", "le_to", "sort")):
         return None
@@ -46,7 +46,7 @@ def look_up(closed: jex.ClosedJaxpr, uncertain: Sequence[bool]) -> tuple[Activat
 
 @functools.lru_cache(maxsize=128)
 def _searches(avals: tuple[Any, ...], _) -> dict[str, tuple[Activation, Any]]:
-    """The text of the body of every kind of search in these shapes and types."""
+    """Returns the kinds of searches and their options by the text of their bodies, in these shapes and types."""
     found = {}
     for side, method in itertools.product(("left", "right"), METHODS):
         options = {"side": side, "method": method}
@@ -61,7 +61,7 @@ def _interpolations(avals: tuple[Any, ...], _) -> dict[str, tuple[Activation, An
 
 
 def _bodies(of, avals: tuple[Any, ...]) -> list[str]:
-    """The bodies of the calls that ``of`` makes of its arguments in order."""
+    """Returns the texts of the bodies of the calls that ``of`` makes with all of its arguments in order."""
     try:
         traced = jax.make_jaxpr(of)(*avals).jaxpr
     except (TypeError, ValueError):

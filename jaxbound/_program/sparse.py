@@ -1,4 +1,4 @@
-"""Products with sparse matrices and of ragged groups, in terms of dense ones."""
+"""Computes products with sparse matrices and of ragged groups in terms of dense ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from jax import lax
 
 
 def todense(data, indices, *, spinfo, **_):
-    """``data [*batch, count, *dense]`` at ``indices [*batch, count, axes]``; what is outside, is padding."""
+    """Returns the dense array with ``data [*batch, count, *dense]`` at ``indices [*batch, count, axes]``.
+
+    Data at equal indices add up; data at indices outside are padding, and dropped.
+    """
     axes, batch = indices.shape[-1], indices.ndim - 2
     shape = spinfo.shape[batch:]
 
@@ -23,7 +26,7 @@ def todense(data, indices, *, spinfo, **_):
 
 
 def _batched(fn: Callable[..., Any], sizes: Sequence[int]) -> Callable[..., Any]:
-    """``fn`` along batch axes; one of a single element stands for all."""
+    """Returns ``fn`` mapped along batch axes of these sizes; an operand's axis of size 1 is broadcast."""
     if not sizes:
         return fn
     inner = jax.vmap(_batched(fn, sizes[1:]))
@@ -40,7 +43,7 @@ def dot_general(
 
 
 def transpose(data, indices, *, permutation, spinfo, **_):
-    """Batch, sparse and dense axes stay among themselves."""
+    """Transposes data and indices; batch, sparse and dense axes are each permuted among themselves."""
     axes, batch = indices.shape[-1], indices.ndim - 2
     first, last = permutation[:batch], permutation[batch + axes :]
     of_indices = jnp.stack([indices[..., i - batch] for i in permutation[batch : batch + axes]], -1)
@@ -49,7 +52,7 @@ def transpose(data, indices, *, permutation, spinfo, **_):
 
 
 def rows_todense(data, indices, starts, *, spinfo, **_):
-    """Columns ``indices``, row after row; row i ends at ``starts[i + 1]``."""
+    """Returns the dense matrix with ``data`` in columns ``indices``, row after row; row i ends at ``starts[i + 1]``."""
 
     def one(data, indices, starts):
         rows = (jnp.arange(len(indices))[:, None] >= starts[None, 1:]).sum(1)
@@ -69,7 +72,7 @@ def rows_dot_general(
 
 
 def is_plain(*, ragged_dot_dimension_numbers: object, group_offset: object = None, **_) -> bool:
-    """Whether it is `jax.lax.ragged_dot` itself, and not one of its transposes."""
+    """Tells whether the parameters are those of `jax.lax.ragged_dot` itself, and not of one of its transposes."""
     numbers = ragged_dot_dimension_numbers
     (summed, batch), rows, groups = (
         getattr(numbers, name)
@@ -80,7 +83,7 @@ def is_plain(*, ragged_dot_dimension_numbers: object, group_offset: object = Non
 
 
 def ragged_dot(x, weights, sizes, *, preferred_element_type=None, **_):
-    """Rows ``x [m, k]``, in groups of given sizes, each times its ``weights [groups, k, n]``; 0 beyond them."""
+    """Multiplies rows ``x [m, k]``, in groups of given sizes, by ``weights [groups, k, n]``; rows beyond are 0."""
     place, stops = jnp.arange(len(x))[:, None], jnp.cumsum(sizes)[None]
     inside = (place < stops) & (place >= stops - sizes[None])
     spread = jnp.where(inside[:, :, None], x[:, None, :], 0).reshape(len(x), -1)

@@ -1,6 +1,6 @@
-"""Functions of one variable that are written by hand, replaced by what they are.
+"""Replaces functions of one variable that are written by hand by the references that they equal.
 
-Patterns are what the running JAX traces. The two are equal in real arithmetic; the reference never overflows.
+Patterns are what the running JAX traces. Both are equal in real arithmetic; the reference never overflows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jaxbound._program.match import match
 
 
 class Spelling(NamedTuple):
-    """What ``variants`` compute too; of values, ``uncertain`` or known."""
+    """Holds a reference, and the variants that compute the same; their operands are ``uncertain`` or known."""
 
     reference: Callable[..., Any]
     variants: tuple[Callable[..., Any], ...]
@@ -35,7 +35,7 @@ def _flat_softplus(z):
 
 
 def _where_positive(above, below):
-    """The ways to choose by the sign, where 0 may be on either side."""
+    """Yields the ways to write a choice by the sign, where 0 may be on either side."""
     for compare in (lax.gt, lax.ge):
         yield lambda z, compare=compare: jnp.where(
             compare(z, jnp.zeros_like(z)), above(z), below(z)
@@ -50,7 +50,7 @@ def _tanh_of_gelu(z):
     return lax.tanh((2 / math.pi) ** 0.5 * (z + 0.044715 * z**3))
 
 
-# ``z (1 + tail(z)) / 2``
+# The ways to write ``z (1 + tail(z)) / 2``.
 _HALVES = (
     lambda z, tail: 0.5 * z * (1 + tail(z)),
     lambda z, tail: 0.5 * (z * (1 + tail(z))),
@@ -127,7 +127,7 @@ SPELLINGS = (
 
 
 def spelled(graph: Graph) -> Graph:
-    """Replaces every match by its reference; the graph itself if there is none."""
+    """Replaces every match by its reference; returns the graph itself if there is none."""
     written = {out: eqn for eqn in graph.equations for out in eqn.outputs}
     producer, found, changed = dict(written), [], False
     for eqn in graph.equations:
@@ -142,6 +142,7 @@ def spelled(graph: Graph) -> Graph:
 
 
 def _respelled(eqn: Equation, producer) -> list[Equation] | None:
+    """Returns the equations of the reference that ``eqn`` is the end of a variant of; None if there is none."""
     (out, *rest) = eqn.outputs
     if not eqn.moving or rest or not out.is_float:
         return None
@@ -157,7 +158,7 @@ def _respelled(eqn: Equation, producer) -> list[Equation] | None:
 
 @functools.cache
 def _patterns(dtype) -> dict[Any, list[tuple[Graph, Spelling]]]:
-    """By the primitive that they end with; of scalars, as what acts on each element alone has any shape."""
+    """Returns the patterns by the primitive that they end with; as they are elementwise, those of scalars suffice."""
     found: dict[Any, list[tuple[Graph, Spelling]]] = {}
     for spelling in SPELLINGS:
         for variant in spelling.variants:
@@ -172,7 +173,7 @@ def _graph(fn, shape, dtype, uncertain: tuple[bool, ...]) -> Graph:
 
 
 def spliced(graph: Graph, atoms: tuple[Atom, ...], eqn: Equation, producer) -> list[Equation]:
-    """The equations of ``graph`` on ``atoms``, which compute what ``eqn`` does."""
+    """Returns the equations of ``graph`` on ``atoms``, with the outputs of ``eqn``; ``-(-x)`` becomes x."""
     env: dict[Any, Atom] = dict(zip(graph.inputs, atoms, strict=True)) | dict(
         zip(graph.outputs, eqn.outputs, strict=True)
     )

@@ -1,4 +1,4 @@
-"""From a function to one flat graph of primitives and recognised activations."""
+"""Traces a function to one flat graph of primitives and recognised activations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def trace(fn: Callable[..., Any], *args) -> Graph:
     Args:
       fn: a function of one example.
       *args: pytrees; every `Interval` or `LpBall` leaf is uncertain, all else is known. A truth value,
-        a string or a callable is an option, static as one that `functools.partial` binds.
+        a string or a callable is an option: it is static, as if `functools.partial` had bound it.
 
     Raises:
       ValueError, TypeError: an uncertain leaf is not a valid input set, or ``fn`` changes the state
@@ -39,7 +39,7 @@ def trace(fn: Callable[..., Any], *args) -> Graph:
     try:
         return trace_flat(lambda *xs: fn(*restore(xs)), avals, list(map(is_region, leaves)))
     except Exception as error:
-        if type(error).__name__ != "TraceContextError":  # Flax's, which is no dependency
+        if type(error).__name__ != "TraceContextError":  # raised by Flax, which is no dependency
             raise
         raise ValueError(
             "the function changes the state of a model that it closes over (statistics of a BatchNorm in training, "
@@ -48,5 +48,5 @@ def trace(fn: Callable[..., Any], *args) -> Graph:
 
 
 def trace_flat(fn: Callable[..., Any], avals: Sequence[Any], uncertain: Sequence[bool]) -> Graph:
-    """`trace` for a function of arrays, given their shapes and which of them are uncertain."""
+    """Traces a function of arrays, as `trace` does, given their shapes and which of them are uncertain."""
     return recognise(flatten(fn, avals, uncertain))
