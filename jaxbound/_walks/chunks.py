@@ -39,7 +39,7 @@ def rows_at_once(graph: Graph, examples: int) -> int:
 
 
 def map_chunks(fn: Callable[[Any], Any], limit: int, count: int):
-    """Maps ``fn(indices [C])`` over the indices below ``count``, ``limit`` at most at a time: ``[count, ...]`` leaves."""
+    """Maps ``fn(indices [C])`` over the indices below ``count``, at most ``limit`` at once: leaves ``[count, ...]``."""
     if not count:
         one = jax.eval_shape(fn, jnp.arange(1))
         return jax.tree.map(lambda of: jnp.zeros((0, *of.shape[1:]), of.dtype), one)

@@ -99,6 +99,7 @@ def from_inputs(walk: Walk, var: Var) -> Finish:
     known |= {out for eqn in nonlinear_before(walk.graph, var) for out in eqn.outputs}
 
     def finish(rows: Rows, offset) -> Below:
+        """Takes rows back; if ``early``, keeps their bounds at the known intervals on the way as a floor."""
         floors = []
 
         def look(rows: Rows, offset) -> None:
