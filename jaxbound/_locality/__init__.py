@@ -1,1 +1,1 @@
-"""Windows: the part of a value that an element depends on, or that it reaches. Speed alone."""
+"""Finds windows: the part of a value that an element depends on, or that it reaches. For speed alone."""

@@ -1,8 +1,8 @@
-"""Locality: the part of a graph that an element depends on, or that it reaches, where that is small.
+"""Cuts out the part of a graph that an element depends on, or that it reaches, where that is small.
 
 A neuron of a convolutional net reads a window of each earlier value, and a pixel reaches one of each
-later value. The graph of these windows is a graph of the same equations on small arrays, the same for
-all places; what lies outside of an image is multiplied by 0 where a sum would read it.
+later value. The same equations on these windows are a graph on small arrays, the same for all places;
+elements outside of an image are multiplied by 0 where a sum would read them.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from jaxbound._program.inline import flatten
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """The graph of the windows at one place.
+    """Holds the graph of the windows at one place.
 
     Attributes:
-      graph: its equations, on windows.
+      graph: the equations, on windows.
       target: the variable that stands for a window of the target.
-      shape: of all of the target.
+      shape: of the whole target.
       window: of the target.
-      counts: places along every axis.
-      parts: what each variable is: a window of an atom of the whole graph.
-      masks: 1 inside of a value of this shape, 0 outside.
-      starts: where a span starts.
+      counts: how many places there are along every axis.
+      parts: the atom of the whole graph, and its window, that each variable stands for.
+      masks: variables that are 1 where a window lies inside of a value of this shape, 0 outside.
+      starts: variables that say where a span starts.
     """
 
     graph: Graph
@@ -60,7 +60,7 @@ class Crop:
     starts: dict[Var, Span]
 
     def at(self, place: Sequence[Any], env: dict[Var, Any], regions: dict[Var, Any], alphas):
-        """The values, input regions and alphas of the graph at one place."""
+        """Returns the values, input regions and alphas of the graph at one place."""
         here = {
             new: cut(read(env, atom), window, new.shape, place)
             for new, (atom, window) in self.parts.items()
@@ -84,18 +84,18 @@ class Crop:
         return here, inputs, sides
 
     def inside(self, var: Var, place: Sequence[Any]):
-        """Which elements of its window lie in the value that ``var`` stands for."""
+        """Returns a mask of the window's elements that lie in the value that ``var`` stands for."""
         atom, window = self.parts[var]
         return inside(cast(Window, window), shape_of(atom), place)
 
     def by_elements(self, x):
-        """``[places, elements of a block, ...]`` -> a leading axis of the elements of all of the source."""
+        """Joins ``[places, elements of a block, ...]`` into a leading axis of all elements of the source."""
         atom, window = self.parts[self.graph.inputs[0]]
         found = joined(x, self.counts, sizes(cast(Window, window)))
         return found[tuple(map(slice, shape_of(atom)))].reshape(-1, *x.shape[2:])
 
     def embedded(self, x, place: Sequence[Any]):
-        """A window ``[K, *target.shape]`` in all of the target, with zeros elsewhere."""
+        """Embeds a window ``[K, *target.shape]`` in the whole target, with zeros elsewhere."""
         whole = tuple(map(all_of, self.shape))
         spans = [span for span in self.window if span.axis is not None]
         starts = [first(span, place).astype(jnp.int32) for span in spans]
@@ -104,7 +104,7 @@ class Crop:
 
 
 def crop(graph: Graph, target: Var) -> Crop | None:
-    """The windows that one position of ``target`` depends on; None: they are no smaller than all."""
+    """Returns the windows that one position of ``target`` depends on; None: they are not small."""
     axes = {axis for axis, size in enumerate(target.shape) if size > 1}
     while axes:
         found = _plan(graph, target, axes)
@@ -122,7 +122,7 @@ def crop(graph: Graph, target: Var) -> Crop | None:
 
 
 def _plan(graph: Graph, target: Var, axes: set[int]):
-    """Windows of all values behind ``target``, and the equations with their needs; or lost axes."""
+    """Returns windows of all values before ``target``, and the equations with their needs; or lost axes."""
     start = (Span(i, 1, 0, 1) if i in axes else all_of(n) for i, n in enumerate(target.shape))
     windows: dict[Var, Window] = {target: tuple(start)}
     steps = []
@@ -146,7 +146,7 @@ def _plan(graph: Graph, target: Var, axes: set[int]):
 def build(
     graph: Graph, target: Var, counts: Sequence[int], windows: dict[Var, Window], steps
 ) -> Crop:
-    """The equations ``steps``, pairs of one and its needs, on windows."""
+    """Builds the graph on windows; ``steps`` are pairs of an equation and its needs."""
     made = _Cropper(counts, windows)
     for eqn, needs in steps:
         made.add(eqn, needs)
@@ -175,6 +175,7 @@ class _Cropper:
         self.whole = {var: self.part(var, window) for var, window in windows.items()}
 
     def add(self, eqn: Equation, needs: Needs) -> None:
+        """Adds an equation on windows, and a reshape where it treats elements one by one."""
         (out,) = eqn.outputs
         kept = functools.partial(
             _kept, short=[needs.each and span.size == 1 for span in self.windows[out]]
@@ -191,6 +192,7 @@ class _Cropper:
             self.emit(eqn, functools.partial(lax.reshape, new_sizes=whole.shape), [result], whole)
 
     def operand(self, eqn, atom: Atom, window: Window | None, sums: bool, shape) -> Atom:
+        """Returns an operand's window of this shape; for sums, with zeros outside of the operand."""
         if isinstance(atom, Constant) or not atom.uncertain or window is None:
             bare = isinstance(atom, Constant) and not window
             return atom if bare else self.part(atom, window, shape)
@@ -207,7 +209,7 @@ class _Cropper:
         return self.emit(eqn, bent, [source], self.part(atom, window, shape))
 
     def move(self, eqn: Equation, atom: Var, window: Window) -> Var:
-        """Another window of a value than the one that there is."""
+        """Makes another window of a value from the one that there is."""
         of, starts = self.windows[atom], []
         for span, kept in zip(of, window, strict=True):
             if span.axis != kept.axis:
@@ -223,7 +225,7 @@ class _Cropper:
         return new
 
     def emit(self, eqn: Equation, fn, inputs: list[Var], out: Var) -> Var:
-        """Equations of our own, as JAX traces them."""
+        """Adds the equations of ``out = fn(*inputs)``, as JAX traces them, in the layer of ``eqn``."""
         avals = [jax.ShapeDtypeStruct(var.shape, var.dtype) for var in inputs]
         traced = flatten(fn, avals, [var.uncertain for var in inputs])
         names: dict[Any, Any] = dict(zip(traced.inputs, inputs, strict=True))
@@ -238,7 +240,7 @@ class _Cropper:
 
 
 def _kept(window: Window | None, short: Sequence[bool]) -> tuple[int, ...]:
-    """The lengths of a window, or of one with as many axes, without those that are short."""
+    """Returns the lengths of a window; without the axes that are short, if it has as many axes."""
     lengths = sizes(window or ())
     same = len(lengths) == len(short)
     return tuple(n for i, n in enumerate(lengths) if not (same and short[i]))

@@ -1,4 +1,4 @@
-"""Locality of the walk up: the windows that a block of input elements reaches."""
+"""Finds the windows that a block of input elements reaches, for forward bounds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Plan = tuple[dict[Var, Window], list[tuple[Equation, Needs]]]
 
 
 def cone(graph: Graph, target: Var) -> Crop | None:
-    """What a block of elements of the input reaches before ``target``; None: no small windows."""
+    """Returns the windows that a block of input elements reaches before ``target``; None: they are not small."""
     before = graph.before(target)
     sources = [var for var in graph.inputs if var.uncertain]
     if len(sources) != 1 or not all(map(_followed, before)):
@@ -33,6 +33,7 @@ def cone(graph: Graph, target: Var) -> Crop | None:
     (source,) = sources
     axes = {axis for axis, n in enumerate(source.shape) if n > 1}
     blocks, found = _even(before, source, axes)
+    # An axis is cut into blocks if that makes the windows at most half as large.
     for axis in sorted(axes):
         fewer = _even(before, source, axes - {axis})
         if 2 * _cost(found) > _cost(fewer[1]):
@@ -53,7 +54,7 @@ def _cost(plan: Plan) -> int:
 
 
 def _even(before: list[Equation], source: Var, axes: set[int]) -> tuple[Blocks, Plan]:
-    """The smallest blocks that every stride divides, and what they reach."""
+    """Returns the smallest blocks that every stride divides, and the windows that they reach."""
     blocks = dict.fromkeys(axes, 1)
     while True:
         odd: dict[int, int] = {}
@@ -64,7 +65,7 @@ def _even(before: list[Equation], source: Var, axes: set[int]) -> tuple[Blocks, 
 
 
 def _plan(before: list[Equation], source: Var, blocks: Blocks, odd: dict[int, int]) -> Plan:
-    """The windows of all values, and the equations with their needs; ``odd``: factors that blocks lack."""
+    """Returns windows of all values, and the equations with their needs; notes in ``odd`` factors that blocks lack."""
     start = (
         Span(i, blocks[i], 0, blocks[i]) if i in blocks else all_of(n)
         for i, n in enumerate(source.shape)
@@ -80,7 +81,7 @@ def _plan(before: list[Equation], source: Var, blocks: Blocks, odd: dict[int, in
 
 
 def _reached(eqn: Equation, windows: dict[Var, Window], odd: dict[int, int]) -> Window:
-    """What the windows of its operands reach of an equation's output."""
+    """Returns the window of an equation's output that the windows of its operands reach."""
     shape = eqn.outputs[0].shape
     single: Window = tuple(Span(i, 1, 0, 1) if n > 1 else all_of(n) for i, n in enumerate(shape))
     while not isinstance(needs := needs_of(eqn, single), Needs):
@@ -98,7 +99,7 @@ def _reached(eqn: Equation, windows: dict[Var, Window], odd: dict[int, int]) -> 
 
 
 def _reach(read: Span, span: Span, n: int, odd: dict[int, int]) -> Span:
-    """The positions p of n whose elements ``read`` meet a span.
+    """Returns the positions p of n whose elements ``read`` meet a span.
 
     ``s p + f + [0, r)`` meets ``S g + F + [0, Z)`` iff ``F - f - r < s p - S g < F + Z - f``.
     """
@@ -116,6 +117,6 @@ def _whole_along(window: Window, lost: Lost, shape) -> Window:
 
 
 def _joined(a: Window, b: Window, shape) -> Window:
-    """What either of two windows covers; all along an axis where they do not move together."""
+    """Returns a window that covers two others; all along an axis where they do not move together."""
     lost = apart(a, b)
     return union(_whole_along(a, lost, shape), _whole_along(b, lost, shape))

@@ -1,4 +1,4 @@
-"""Windows of arrays: what lies at one place."""
+"""Cuts windows out of arrays, at one place."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from jaxbound._locality.windows import Span, Window, long, sizes
 
 
 def first(span: Span, place: Sequence[Any]):
-    """Where a span starts."""
+    """Returns where a span starts at one place."""
     return span.stride * place[cast(int, span.axis)] + span.offset
 
 
 def cut(value, window: Window | None, shape, place):
-    """A window of an array, an `Interval` or an `LpBall`; beyond the edge, the edge again."""
+    """Cuts a window out of an array, an `Interval` or an `LpBall`; beyond the edge, it repeats the edge."""
     part = functools.partial(cut, window=window, shape=shape, place=place)
     if isinstance(value, Interval):
         return Interval(part(value.lower), part(value.upper))
@@ -38,7 +38,7 @@ def cut(value, window: Window | None, shape, place):
 
 
 def inside(window: Window, shape: Sequence[int], place):
-    """Which elements of a window lie in a value of this shape."""
+    """Returns a mask of the elements of a window that lie in a value of this shape."""
     found = jnp.ones(sizes(window), bool)
     for axis, (span, n) in enumerate(zip(window, shape, strict=True)):
         if span.axis is not None:
@@ -48,9 +48,9 @@ def inside(window: Window, shape: Sequence[int], place):
 
 
 def moved(x, *starts, window: Window, of: Window):
-    """A window out of the values of another, with zeros where that does not reach.
+    """Returns a window out of the elements of another, with zeros where that does not reach.
 
-    ``starts``: where the spans of ``of`` start that are all of an axis in ``window``.
+    ``starts``: where those spans of ``of`` start that ``window`` replaces by all of an axis.
     """
     x, start = lax.reshape(x, sizes(of)), iter(starts)
     for axis, (new, old) in enumerate(zip(window, of, strict=True)):
@@ -70,7 +70,7 @@ def moved(x, *starts, window: Window, of: Window):
 
 
 def joined(x, counts: Sequence[int], block: Sequence[int]):
-    """Blocks side by side: ``[places, elements of a block, ...]`` -> ``[*counts * block, ...]``."""
+    """Joins blocks side by side: ``[places, elements of a block, ...]`` -> ``[*counts * block, ...]``."""
     n, rest = len(counts), x.shape[2:]
     split = x.reshape(*counts, *block, *rest)
     axes = [axis for i in range(n) for axis in (i, n + i)]

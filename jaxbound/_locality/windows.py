@@ -1,7 +1,7 @@
-"""What a window of an equation's output needs of its operands.
+"""Derives what a window of an equation's output needs of its operands.
 
-A neuron of a convolutional net reads a window of each earlier value: arithmetic on strides, offsets and
-sizes, primitive by primitive. What cannot be followed needs whole values.
+A neuron of a convolutional net reads a window of each earlier value: strides, offsets and sizes follow
+primitive by primitive. Along an axis that a primitive cannot follow, whole values are needed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from jaxbound._rules.relaxations import elementwise
 
 
 class Span(NamedTuple):
-    """Along one axis: ``stride * position[axis] + offset + [0, size)``; axis None: at all positions."""
+    """Describes a window along one axis: ``stride * position[axis] + offset + [0, size)``.
+
+    If the axis is None, the window is the same at all positions.
+    """
 
     axis: int | None
     stride: int
@@ -28,7 +31,7 @@ Window = tuple[Span, ...]
 
 
 class Needs(NamedTuple):
-    """What an equation on windows takes: a window per operand (None: all of it), and its parameters."""
+    """Holds what an equation on windows takes: a window per operand (None: all of it), and its parameters."""
 
     windows: Sequence[Window | None]
     params: dict[str, Any]
@@ -66,14 +69,14 @@ def union(a: Window, b: Window) -> Window:
 
 
 def apart(a: Window, b: Window) -> Lost:
-    """The axes along which two windows of one value do not move together."""
+    """Returns the axes along which two windows of one value do not move together."""
     return axes_of(
         [s for pair in zip(a, b, strict=True) if pair[0][:2] != pair[1][:2] for s in pair]
     )
 
 
 def leaves(window: Window, shape: Sequence[int], counts: Sequence[int]) -> bool:
-    """Whether a window leaves a value of this shape at some place."""
+    """Tells whether a window leaves a value of this shape at some place."""
     for span, n in zip(window, shape, strict=True):
         last = 0 if span.axis is None else span.stride * (counts[span.axis] - 1)
         if span.offset < 0 or last + span.offset + span.size > n:
@@ -85,13 +88,13 @@ def leaves(window: Window, shape: Sequence[int], counts: Sequence[int]) -> bool:
 
 
 def _whole(eqn: Equation, window: Window) -> Needs | Lost:
-    """Whatever it is, all of it needs all of its operands."""
+    """Returns all of the operands for all of the output: right for any primitive. A moving window is lost."""
     every = [tuple(map(all_of, shape_of(atom))) if atom.uncertain else None for atom in eqn.inputs]
     return axes_of(window) or Needs(every, eqn.params)
 
 
 def _each(eqn: Equation, window: Window) -> Needs | Lost:
-    """Elements one by one; operands may have axes of length 1, or none."""
+    """Follows elements one by one; operands may have axes of length 1, or none."""
     full = eqn.outputs[0].shape
     shapes = [shape_of(atom) for atom in eqn.inputs]
     if any(shape and len(shape) != len(full) for shape in shapes):
@@ -101,12 +104,12 @@ def _each(eqn: Equation, window: Window) -> Needs | Lost:
 
 
 def _along(n: int, full: int, span: Span) -> Span:
-    """What an axis of length n reads that is repeated to a full length."""
+    """Returns what is read of an axis of length n that is repeated to a full length."""
     return span if n == full else all_of(n)
 
 
 def _slide(span: Span, n: int, stride: int, padding, size: int, dilation: int):
-    """What a sliding window reads of an axis of length n, and the padding that is left to do."""
+    """Returns what a sliding window reads of an axis of length n, and the padding that is left to do."""
     if span.axis is None:
         return all_of(n), padding
     reach = (span.size - 1) * stride + (size - 1) * dilation + 1
@@ -114,6 +117,7 @@ def _slide(span: Span, n: int, stride: int, padding, size: int, dilation: int):
 
 
 def _convolution(eqn: Equation, window: Window) -> Needs | Lost:
+    """Follows a convolution by known kernels along batch and image, not along features: it sums over them."""
     (lhs, rhs, out), params = eqn.params["dimension_numbers"], eqn.params
     plain = params["batch_group_count"] == 1 and set(params["lhs_dilation"]) <= {1}
     if not plain or list(eqn.moving) != [0]:
@@ -132,6 +136,7 @@ def _convolution(eqn: Equation, window: Window) -> Needs | Lost:
 
 
 def _pooling(eqn: Equation, window: Window) -> Needs | Lost:
+    """Follows sliding sums along all axes, and sliding maxima along axes without padding."""
     params = eqn.params
     if set(params["base_dilation"]) != {1}:
         return _whole(eqn, window)
@@ -151,7 +156,7 @@ def _pooling(eqn: Equation, window: Window) -> Needs | Lost:
 
 
 def _dense(eqn: Equation, window: Window) -> Needs | Lost:
-    """Features mixed at every place of an image."""
+    """Follows a product that mixes features at every place of an image."""
     ((mixed, _), batch) = eqn.params["dimension_numbers"]
     if list(eqn.moving) != [0] or any(batch):
         return _whole(eqn, window)
@@ -175,7 +180,7 @@ def _transpose(eqn: Equation, window: Window) -> Needs:
 
 
 def _reshape(eqn: Equation, window: Window) -> Needs | Lost:
-    """Axes of length 1 come and go."""
+    """Follows a reshape that only adds or drops axes of length 1."""
     before, after = shape_of(eqn.inputs[0]), eqn.outputs[0].shape
     if [n for n in before if n > 1] != [n for n in after if n > 1]:
         return _whole(eqn, window)
@@ -213,5 +218,5 @@ _RULES: dict[Any, Callable[[Equation, Window], Needs | Lost]] = {
 
 
 def needs_of(eqn: Equation, window: Window) -> Needs | Lost:
-    """What ``window`` of the output of ``eqn`` needs, or the axes that it cannot follow."""
+    """Returns what ``window`` of the output of ``eqn`` needs, or the axes that it cannot follow."""
     return _RULES.get(eqn.primitive, _whole)(eqn, window)

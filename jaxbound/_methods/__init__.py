@@ -1,1 +1,1 @@
-"""The public methods: who bounds the operands of non-linear equations, and who the output."""
+"""Defines the public methods: how each bounds the operands of non-linear equations, and the output."""

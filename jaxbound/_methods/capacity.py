@@ -1,4 +1,4 @@
-"""How many rows a walk back needs: what to pass to `crown` as its ``capacity``."""
+"""Counts how many rows a backward walk needs: what to pass to `crown` as its ``capacity``."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from jaxbound._program.graph import Var
 
 
 def undecided(fn, *args, method=ibp, **options) -> dict[str, Any]:
-    """How many elements of each operand could gain from walking back, on the intervals of ``method``.
+    """Counts the elements of each operand that `crown` could tighten, on the intervals of ``method``.
 
-    Those whose two lines differ on the interval that is known before `crown` walks back from them:
-    for relu, the neurons of unknown sign. Where this is more than `crown`'s ``capacity``, the rest
-    keep their intervals.
+    They are those whose two lines differ on the interval that is known before `crown` goes backward
+    from them: for relu, the neurons of unknown sign. Where there are more than `crown`'s ``capacity``,
+    the rest keep their intervals.
 
     Args:
       fn: as for the method.
       *args: as for the method.
-      method: `ibp` for a quick estimate from above, `crown` for what it meets.
+      method: `ibp` for a quick estimate from above, `crown` for the counts that it meets itself.
       **options: of the method.
 
     Returns:
@@ -43,16 +43,16 @@ def undecided(fn, *args, method=ibp, **options) -> dict[str, Any]:
     def count(walk, var) -> None:
         counts[var] = undecided_elements(walk, var).sum()
 
-    options.setdefault("capacity", sys.maxsize)  # the decided keep their intervals, as they will
+    options.setdefault("capacity", sys.maxsize)  # the decided keep their intervals, as in `crown`
     with precision():
         walk = prepare(RECIPES[method], fn, args, before=count, **options)
     return {name: counts[var] for name, var in names_of(walk.graph).items() if var in counts}
 
 
 def capacities(counts: dict[str, Any]) -> dict[str, int]:
-    """Counts of `undecided`, alone or of a batch, as a ``capacity`` of `crown`: the next powers of two.
+    """Returns a ``capacity`` of `crown` for counts of `undecided`, alone or of a batch: the next powers of two.
 
-    Powers of two, so that counts which differ a little do not compile anew.
+    By powers of two, counts that differ a little do not compile anew.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a method finds on its way: intermediate bounds, linear bounds, alphas."""
+"""Shows what a method finds on its way: intermediate bounds, linear bounds, alphas."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jaxbound._walks.rows import linear_bounds_of
 
 
 def linear_bounds(fn, *args, method=crown, **options):
-    """The linear bounds behind a method: ``<lower_coeffs, x> + lower_offset <= fn(x) <= ...``.
+    """Returns the linear bounds behind a method: ``<lower_coeffs, x> + lower_offset <= fn(x) <= ...``.
 
     Args:
       fn: as for the method.
       *args: as for the method.
       method: `lbp`, `crown_ibp`, `crown_lbp` or `crown` (or a `functools.partial` of one).
-      **options: of the method (``early`` changes intermediate bounds alone).
+      **options: of the method (``early`` changes only the intermediate bounds).
 
     Returns:
       `LinearBounds` with respect to the uncertain leaves of ``args``, in the tree of ``fn``'s output.
@@ -61,7 +61,7 @@ def linear_bounds(fn, *args, method=crown, **options):
 
 
 def intermediate_bounds(fn, *args, method=crown, **options) -> dict[str, Interval]:
-    """Intervals of the operands of non-linear equations: ``lower <= operand(x) <= upper``.
+    """Returns the intervals of the operands of non-linear equations: ``lower <= operand(x) <= upper``.
 
     Args:
       fn: as for the method.
@@ -87,12 +87,12 @@ def intermediate_bounds(fn, *args, method=crown, **options) -> dict[str, Interva
 
 
 def alphas(fn, *args, method=crown, **options) -> dict[str, dict[str, Any]]:
-    """Where the lines of a method lie that are free: 0 at one of two extremes, 1 at the other.
+    """Returns where the free lines of a method lie: 0 at one of two extremes, 1 at the other.
 
-    Any values in [0, 1] give sound lines: changed, they are the ``relaxation=`` of any method but `ibp`.
+    Any values in [0, 1] give sound lines: pass changed ones as ``relaxation=`` to any method but `ibp`.
 
-    - "lower" of a relu is the slope below; of leaky_relu, abs and the like, between their two slopes; of
-      ``minimum(x, c)`` it is "upper", and 0 is the slope 1.
+    - "lower" of a relu is the slope of the line below; of leaky_relu, abs and the like, where that slope
+      lies between their two; for ``minimum(x, c)`` the free line is "upper", and 0 is the slope 1.
     - Of a ParamRamp or a clip, 0 is the outer slope, below and above.
     - Of a tangent (sigmoid, exp, log), 0 is the leftmost point; of gelu, silu and mish, the least slope.
     - Of a product, 0 and 1 are McCormick's planes; of a maximum, the least and the greatest level.
@@ -100,8 +100,8 @@ def alphas(fn, *args, method=crown, **options) -> dict[str, dict[str, Any]]:
     Args:
       fn: as for the method.
       *args: as for the method.
-      method: `lbp`, `crown_ibp`, `crown_lbp` or `crown` (or a `functools.partial` of one). The alphas
-        that `alpha_crown` finds are each output's own, and not kept.
+      method: `lbp`, `crown_ibp`, `crown_lbp` or `crown` (or a `functools.partial` of one). `alpha_crown`
+        finds alphas for each output alone, and does not keep them.
       **options: of the method.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The specification of certified classification: margins of the label over every other class."""
+"""Defines the specification of certified classification: margins of the label over every other class."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from jaxbound._bounds.interval import Interval, concrete
 
 
 def margins(logits, label):
-    """The differences ``logits[label] - logits[j]`` for ``j != label``, by increasing j.
+    """Returns the differences ``logits[label] - logits[j]`` for ``j != label``, by increasing j.
 
-    Composed into the function before it is bounded; a classification is certified where all lower
+    Compose them into the function that is bounded: a classification is certified where all lower
     bounds of its margins are positive.
 
     Args:
@@ -49,7 +49,7 @@ def margins(logits, label):
 
 
 def verified(margins):
-    """Whether all margins are certified: ``all(lower > 0)`` along the last axis.
+    """Tells whether all margins are certified: ``all(lower > 0)`` along the last axis.
 
     Args:
       margins: `Interval` of margins, or their lower bounds, ``[*batch, K - 1]``.

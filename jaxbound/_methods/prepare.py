@@ -1,4 +1,4 @@
-"""One call of a method: trace, check, and walk up until every operand is bounded."""
+"""Prepares one call of a method: traces, checks, and walks forward until every operand is bounded."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def prepare(
     search=None,
     before: Callable[[Walk, Var], None] = lambda walk, var: None,
 ) -> Walk:
-    """Traces, checks and walks up: afterwards every operand of a non-linear equation is bounded.
+    """Traces, checks and walks forward: afterwards every operand of a non-linear equation is bounded.
 
-    ``before`` sees every operand that the method is about to bound.
+    ``before`` is called with every operand that the method is about to bound.
     """
     _check_chunk_size(chunk_size)
     leaves = leaves_of(args)
@@ -67,7 +67,7 @@ def prepare(
 
 
 def leaves_of(args) -> list[Any]:
-    """The leaves of the arguments but for options, regions among them; raises if there is none."""
+    """Returns the arguments' leaves without options; raises if there is no region among them."""
     leaves, _ = arrays_of(args)
     if not any(map(is_region, leaves)):
         raise ValueError(
@@ -82,7 +82,7 @@ def _check_chunk_size(chunk_size) -> None:
 
 
 def names_of(graph: Graph) -> dict[str, Var]:
-    """Operands of non-linear equations by the Flax layer (or line) that made them, and a counter."""
+    """Gives names to the operands of non-linear equations: the Flax layer (or line) that made them, and a counter."""
     producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
     names: dict[str, Var] = {}
     for var in relaxed_operands(graph):
@@ -93,7 +93,7 @@ def names_of(graph: Graph) -> dict[str, Var]:
 
 
 def lines_of(graph: Graph) -> dict[str, Var]:
-    """The values of non-linear equations by the name of their first operand, and a counter where it has more."""
+    """Gives names to the values of non-linear equations: that of the first operand, and a counter if it has more."""
     names = {var: name for name, var in names_of(graph).items()}
     found: dict[str, Var] = {}
     counts: Counter[str] = Counter()
@@ -107,7 +107,7 @@ def lines_of(graph: Graph) -> dict[str, Var]:
 
 
 def _lines(graph: Graph, relaxation) -> tuple[str, dict[Var, dict[str, Any]]]:
-    """The kind of lines, and where free lines lie instead."""
+    """Returns the kind of lines, and the alphas of those free lines that do not follow it."""
     if not isinstance(relaxation, dict):
         check_kind(relaxation)
         return relaxation, {}
@@ -136,12 +136,12 @@ def _lines(graph: Graph, relaxation) -> tuple[str, dict[Var, dict[str, Any]]]:
 
 
 def _clipped(alpha):
-    """Clipped to [0, 1]; `jnp.clip` would halve the gradient at 0 and at 1."""
+    """Clips to [0, 1]; `jnp.clip` would halve the gradient at 0 and at 1."""
     return jnp.where((alpha >= 0) & (alpha <= 1), alpha, jnp.clip(alpha, 0, 1))
 
 
 def _capacities(graph: Graph, capacity) -> Callable[[Var], int | None]:
-    """How many elements of each operand may walk back; all where nothing is said."""
+    """Returns a function for how many elements of an operand may walk back; None: all."""
     names = names_of(graph)
     limits = capacity if isinstance(capacity, dict) else dict.fromkeys(names, capacity)
     for name, limit in limits.items():
@@ -155,7 +155,7 @@ def _capacities(graph: Graph, capacity) -> Callable[[Var], int | None]:
 
 
 def intervals_of(graph: Graph, intermediates: dict[str, Interval] | None) -> dict[Var, Interval]:
-    """The intervals that ``intermediates`` gives, by variable; raises if one is not valid."""
+    """Returns the intervals that ``intermediates`` gives, by variable; raises if one is not valid."""
     names = names_of(graph)
     given = {}
     for name, interval in (intermediates or {}).items():
@@ -173,7 +173,7 @@ def intervals_of(graph: Graph, intermediates: dict[str, Interval] | None) -> dic
 
 
 def outputs(walk: Walk, of: Callable[[Var], Any], known: Callable[[Any], Any]) -> Any:
-    """``of`` every uncertain output, in the tree of the function's value."""
+    """Applies ``of`` to uncertain outputs and ``known`` to the others; returns the tree of the function's value."""
     found = [
         of(a) if isinstance(a, Var) and a.uncertain else known(jnp.asarray(read(walk.env, a)))
         for a in walk.graph.outputs
@@ -182,6 +182,6 @@ def outputs(walk: Walk, of: Callable[[Var], Any], known: Callable[[Any], Any]) -
 
 
 def precision():
-    """The highest, unless the caller chose one by `jax.default_matmul_precision`."""
+    """Sets the highest precision of products, unless the caller chose one by `jax.default_matmul_precision`."""
     chosen = jax.config.jax_default_matmul_precision is not None  # pyright: ignore
     return contextlib.nullcontext() if chosen else jax.default_matmul_precision("highest")

@@ -1,4 +1,4 @@
-"""The published methods."""
+"""Defines the published methods."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from jaxbound._program.graph import Var
 from jaxbound._walks import rows
 from jaxbound._walks.alphas import Search
 
-# Of alphas in [0, 1].
+# Finds alphas in [0, 1]: Adam, its rate 0.25 falling by 3 % a step.
 OPTIMIZER = optax.adam(optax.exponential_decay(0.25, 1, 0.97))
 
 
 def _bound(method, fn, args, **options) -> Any:
+    """Bounds ``fn`` by the recipe of a method."""
     recipe = RECIPES[method]
     with precision():
         walk = prepare(recipe, fn, args, **options)
@@ -32,16 +33,16 @@ def _bound(method, fn, args, **options) -> Any:
 
 
 def ibp(fn, *args, intermediates=None, chunk_size=None):
-    """Interval bound propagation: ``lower <= fn(x) <= upper`` for all x in the arguments' regions.
+    """Bounds by intervals (IBP): ``lower <= fn(x) <= upper`` for all x in the arguments' regions.
 
     The affine equations after the last non-linear one are bounded as one map, and so are those
-    before the first one after an `LpBall`.
+    from an `LpBall` to the first non-linear one.
 
     Args:
       fn: function of one example (a batch is `jax.vmap`); normalisation is part of it.
       *args: pytrees. Every `Interval` or `LpBall` leaf is uncertain, all else is known.
       intermediates: optional dict from `intermediate_bounds`; intersected with what is found.
-      chunk_size: how many rows walk back at once; by default as many as suit the device (see `crown`).
+      chunk_size: how many rows go backward at once; by default as many as suit the device (see `crown`).
 
     Returns:
       `Interval`s in the tree and shapes of ``fn``'s output. The guarantee is for real arithmetic on
@@ -64,10 +65,10 @@ def ibp(fn, *args, intermediates=None, chunk_size=None):
 
 
 def lbp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None, published=False):
-    """Forward linear bound propagation: ``lower <= fn(x) <= upper`` in the regions.
+    """Bounds by forward linear bounds (LBP): ``lower <= fn(x) <= upper`` in the regions.
 
     Every value is kept between two affine functions of the inputs. Where the coefficients of all
-    inputs do not fit, a few inputs walk up at a time, anew for every operand: less memory, more
+    inputs do not fit, a few inputs go forward at a time, anew for every operand: less memory, more
     time. Arguments, result and errors as in `crown`.
 
     Example:
@@ -94,7 +95,7 @@ def crown_ibp(
     early=False,
     published=False,
 ):
-    """CROWN-IBP: ``lower <= fn(x) <= upper``; intervals inside, one walk back from the output.
+    """Bounds by CROWN-IBP: ``lower <= fn(x) <= upper``; intervals inside, backward from the output alone.
 
     Arguments, result and errors as in `crown`.
 
@@ -122,7 +123,7 @@ def crown_lbp(
     early=False,
     published=False,
 ):
-    """CROWN-LBP: ``lower <= fn(x) <= upper``; forward linear bounds inside, one walk back from the output.
+    """Bounds by CROWN-LBP: ``lower <= fn(x) <= upper``; forward linear bounds inside, backward from the output.
 
     Arguments, result and errors as in `crown`.
 
@@ -151,7 +152,7 @@ def crown(
     early=False,
     published=False,
 ):
-    """CROWN: ``lower <= fn(x) <= upper`` for all x in the arguments' regions; everything by walking back.
+    """Bounds by CROWN: ``lower <= fn(x) <= upper`` for all x in the arguments' regions; backward for every operand.
 
     Args:
       fn: function of one example (a batch is `jax.vmap`); normalisation is part of it.
@@ -160,16 +161,16 @@ def crown(
         "tight" (nested, never worse than intervals; Lyu et al.), "parallel" (Fast-Lin, CNN-Cert), or
         "constant" (for all activations: intervals). Or where free lines lie, in the form of `alphas`.
       intermediates: optional dict from `intermediate_bounds`; intersected with what is found.
-      chunk_size: how many rows walk back at once (at least those of one place in an image), or, in
-        forward bounds, how many directions of the input walk up. By default what a CPU's cache holds,
-        more on other devices, of the examples of a `jax.vmap` together: memory grows with no batch.
-      capacity: how many elements of each operand of a non-linear equation walk back, of those whose
-        lines are not exact yet; the others keep their intervals, which is sound if there are more.
+      chunk_size: how many rows go backward at once (at least those of one place in an image), or, in
+        forward bounds, how many elements of the input go forward. By default what a CPU's cache holds, more
+        on other devices, for all examples of a `jax.vmap` together: memory does not grow with the batch.
+      capacity: how many elements of each operand of a non-linear equation go backward, of those whose
+        lines are not exact yet. If there are more, the others keep their intervals, which is sound.
         An integer, or one per name as `capacities` gives them; None: all elements.
-      early: also takes the bound where every row meets the known interval of a layer, before and behind its
-        non-linear function, and keeps the best (DeepPoly): between the same intermediate bounds never looser.
-      published: keeps to the published method: what walks back replaces the interval that is known otherwise.
-        By default both count, so that no element is looser than by `ibp`. Training losses keep to it.
+      early: also bounds every row where it meets the known intervals of a layer, before and after its
+        non-linear function, and keeps the best (DeepPoly): with the same intermediate bounds never looser.
+      published: keeps to the published method: what is found replaces the interval that is known otherwise.
+        By default they are intersected, so that no element is looser than by `ibp`. Training losses set it.
 
     Returns:
       `Interval`s in the tree and shapes of ``fn``'s output. The guarantee is for real arithmetic on
@@ -206,20 +207,20 @@ def alpha_crown(
     capacity=None,
     early=False,
 ):
-    """alpha-CROWN: ``lower <= fn(x) <= upper``, as `crown` by lines that are optimised for every output.
+    """Bounds by alpha-CROWN: ``lower <= fn(x) <= upper``, as `crown` but by lines optimised for every output.
 
     Every free line (below an unstable relu, a tangent's point, the planes of a product) lies at an alpha
     in [0, 1]. Each element of the output has its own alphas for its lower and its upper end; the best
     bound of all steps is kept, so it is never looser than its start, the better of "adaptive" and
-    "tight" lines; the same two and intervals, all taken together, are the intermediate bounds.
+    "tight" lines. The intermediate bounds intersect those by the same two kinds of lines and intervals.
 
-    Compiling takes about twice as long as `crown`, and every row that is optimised holds its own alphas,
-    five times.
+    Compiling takes about twice as long as `crown`, and every row that is optimised holds five copies of
+    its own alphas.
 
     Args:
       fn: as of `crown`.
       *args: as of `crown`.
-      steps: gradient steps; one costs about three walks back.
+      steps: gradient steps; one costs about three backward walks.
       optimizer: an optax gradient transformation; None: Adam, its rate 0.25 falling by 3 % a step.
       optimize_intermediates: whether every intermediate bound is optimised too, row by row: a step then
         costs about three times `crown`.
@@ -259,7 +260,7 @@ def alpha_crown(
 
 
 def _with_search(steps=20, optimizer=None, optimize_intermediates=False, **options):
-    """The options of `alpha_crown` with a `Search`."""
+    """Checks the options of `alpha_crown`; returns them with a `Search` in place of its own three."""
     if not (isinstance(steps, int) and steps >= 0):
         raise ValueError(f"steps is {steps!r}; expected an integer >= 0")
     optimizer = OPTIMIZER if optimizer is None else optimizer
@@ -283,6 +284,7 @@ RECIPES: dict[Callable[..., Any], Recipe] = {
 
 
 def resolve(method, options):
+    """Returns the function behind a `functools.partial`, and all options of `prepare`; raises if it is no method."""
     while isinstance(method, functools.partial):
         options = method.keywords | options
         method = method.func

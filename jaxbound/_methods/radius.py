@@ -1,4 +1,4 @@
-"""The largest radius at which a method certifies."""
+"""Finds the largest radius at which a method certifies."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def certified_radius(
     limits: tuple[float, float] = (1e-5, 10.0),
     steps: int = 15,
 ):
-    """The largest radius found to be certified: ``margins(fn(z), label) > 0`` where ``norm(z - x, p) <= radius``.
+    """Returns the largest radius found certified: ``margins(fn(z), label) > 0`` where ``norm(z - x, p) <= radius``.
 
-    Bisects the logarithm of the radius between the limits. What is returned was itself certified by
-    ``method``, or is 0; and some radius was not that is larger by a factor of at most ``(limits[1] /
-    limits[0]) ** (2 ** -steps)``, 1.0005 by default. No bound says that everything beyond fails: a
+    Bisects the logarithm of the radius between the limits. The radius that is returned was itself
+    certified by ``method``, or is 0; some radius that is larger by a factor of at most ``(limits[1] /
+    limits[0]) ** (2 ** -steps)``, 1.0005 by default, was not. Still larger ones may be certified: a
     method may certify a radius and not a smaller one (which the larger one proves).
 
     Args:
@@ -46,8 +46,8 @@ def certified_radius(
       steps: bisections after the two limits.
 
     Returns:
-      Scalar radius of the dtype of ``x``: 0 where the smallest is not certified (so where ``x`` is
-      misclassified), ``limits[1]`` where that is.
+      Scalar radius of the dtype of ``x``: 0 where ``limits[0]`` is not certified (so where ``x`` is
+      misclassified), ``limits[1]`` where that is certified.
 
     Raises:
       ValueError: an argument is not valid. Else as `lp_ball` and the method.
@@ -76,7 +76,7 @@ def certified_radius(
         best, failed = ends
         known = jnp.maximum(best, least)
         middle = jnp.clip(jnp.sqrt(known) * jnp.sqrt(failed), known, failed)
-        # The limits first: at one of them the search then stays if it is the answer.
+        # Tries the limits first: if the search ends at one of them, it stays there from then on.
         radius = jnp.where(i == 0, least, jnp.where(i == 1, failed, middle))
         with inside_a_loop(beside):
             found = method(lambda z: margins(fn(z), label), lp_ball(x, radius, p, clip))

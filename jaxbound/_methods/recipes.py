@@ -1,4 +1,4 @@
-"""Who bounds the operands of non-linear equations, and who the output: what methods are made of."""
+"""Defines what methods are made of: ways to bound the operands of non-linear equations, and the output."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from jaxbound._walks.rows import (
     together,
 )
 
-# ---------------------------------------------------------------- who bounds an operand
+# ---------------------------------------------------------------- ways to bound an operand
 
 
 def keep(walk: Walk, var: Var) -> Interval:
-    """The interval walk; the first affine block after an lp ball by its dual norm."""
+    """Keeps the interval of the interval walk; bounds the affine block after an lp ball by the dual norm too."""
     ends = affine_ends(walk.graph, var)
     if ends != [var] and any(isinstance(walk.regions.get(v), LpBall) for v in ends):
         return intersect(walk.env[var], concretized(by_rows(from_affine_ends, walk, var), var))
@@ -41,16 +41,19 @@ def keep(walk: Walk, var: Var) -> Interval:
 
 
 def forward(walk: Walk, var: Var) -> Interval:
+    """Bounds an operand by forward linear bounds."""
     return _update(walk, var, ordered(walk.forward.interval(var)))
 
 
 def backward(walk: Walk, var: Var) -> Interval:
+    """Bounds an operand by rows back to the inputs: all of its elements, or as many undecided ones as may."""
     both = together
     if walk.search:
         both = optimised if walk.search.inside else best_start
     known, ends, count = walk.env[var], by_windows(walk, var, both), walk.capacity(var)
     if count is None:
         return _update(walk, var, concretized(ends, var))
+    # Where fewer elements are undecided, the rest of ``here`` lies beyond the operand and is dropped.
     here = jnp.nonzero(undecided(walk, var), size=min(count, var.size), fill_value=var.size)[0]
     lower, upper = (
         end.ravel().at[here].set(new, mode="drop").reshape(var.shape)
@@ -60,7 +63,11 @@ def backward(walk: Walk, var: Var) -> Interval:
 
 
 def _update(walk: Walk, var: Var, found: Interval) -> Interval:
-    """Intersects what is found with the interval; as published, it replaces it, unless a domain may end there."""
+    """Intersects what is found with the known interval.
+
+    A published method replaces the interval, unless the operand enters a function that is not defined
+    everywhere: bounds by lines may leave its domain, intervals seldom do.
+    """
     alone = walk.published and not any(
         eqn.primitive in partial and var in eqn.moving.values() for eqn in walk.graph.equations
     )
@@ -68,7 +75,7 @@ def _update(walk: Walk, var: Var, found: Interval) -> Interval:
 
 
 def undecided(walk: Walk, var: Var) -> Any:
-    """The elements, flat, that tighter intervals would help: their lines are not the function itself."""
+    """Returns a flat mask of the elements that tighter intervals would help: their lines differ."""
     found = jnp.zeros(var.shape, bool)
     for eqn in walk.graph.equations:
         if var not in eqn.moving.values() or linear_operands(eqn) is not None:
@@ -84,11 +91,15 @@ def undecided(walk: Walk, var: Var) -> Any:
     return found.ravel()
 
 
-# ---------------------------------------------------------------- who bounds the output
+# ---------------------------------------------------------------- ways to bound the output
 
 
 def _elided(walk: Walk, var: Var) -> bool:
-    """Whether the last affine block is worth bounding as one map."""
+    """Tells whether to bound the last affine block as one map.
+
+    It is where that is tighter, for no more rows than the largest input of the block has elements;
+    after an lp ball, always.
+    """
     ends = affine_ends(walk.graph, var)
     if any(isinstance(walk.regions.get(v), LpBall) for v in ends):
         return ends != [var]
@@ -97,6 +108,7 @@ def _elided(walk: Walk, var: Var) -> bool:
 
 
 def interval_output(walk: Walk, var: Var) -> Interval:
+    """Bounds the output by its interval, or by the intervals before its last affine block, taken as one map."""
     return (
         concretized(by_rows(from_affine_ends, walk, var), var)
         if _elided(walk, var)
@@ -105,6 +117,7 @@ def interval_output(walk: Walk, var: Var) -> Interval:
 
 
 def forward_output(walk: Walk, var: Var) -> Interval:
+    """Bounds the output by forward linear bounds; a small last affine block by those before it, as one map."""
     if affine_ends(walk.graph, var) != [var] and var.size <= max(
         v.size for v in affine_ends(walk.graph, var)
     ):
@@ -113,20 +126,24 @@ def forward_output(walk: Walk, var: Var) -> Interval:
 
 
 def backward_output(walk: Walk, var: Var) -> Interval:
+    """Bounds the output by rows back to the inputs."""
     both = optimised if walk.search else apart
     return _within(walk, var, concretized(by_windows(walk, var, both), var))
 
 
 def _within(walk: Walk, var: Var, found: Interval) -> Interval:
-    """Intersects with the interval; as published, with that of a non-linear equation (a probability is at most 1)."""
+    """Intersects what is found with the interval of the output.
+
+    A published method does so only for the value of a non-linear equation: a probability is at most 1.
+    """
     if not walk.published:
         return intersect(found, interval_output(walk, var))
     return intersect(found, walk.env[var]) if affine_ends(walk.graph, var) == [var] else found
 
 
 class Recipe(NamedTuple):
-    """A published method."""
+    """Describes a method: how it bounds the operands of non-linear equations, and the output."""
 
     operand: Callable[[Walk, Var], Interval]
     output: Callable[[Walk, Var], Interval]
-    rows: Callable[..., Finish] | None  # of the output, for `linear_bounds`
+    rows: Callable[..., Finish] | None  # of the output, for `linear_bounds`; None: no such

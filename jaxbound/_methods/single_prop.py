@@ -1,4 +1,4 @@
-"""The walk up with one radius beside the value: what SingleProp regularises. It certifies nothing."""
+"""Propagates one radius beside the value, to be regularised (SingleProp). It certifies nothing."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from jaxbound._rules.relaxations import check_kind, kinked, relaxations
 
 
 class Propagated(NamedTuple):
-    """The value of a function and a radius ``>= 0`` of the same tree and shapes; see `single_prop`."""
+    """Holds the value of a function and a radius ``>= 0`` of the same tree and shapes; see `single_prop`."""
 
     value: Any
     radius: Any
 
 
 def single_prop(fn, x, radius, *, relaxation="constant") -> Propagated:
-    """SingleProp: one radius, propagated beside the value. No bound: a regulariser for training.
+    """Propagates one radius beside the value (SingleProp). No bound: a regulariser for training.
 
     The radius stays centred at the value of each neuron, so it costs one more pass: affine equations
-    map it by the absolute values of their weights, and an activation to half its range over
-    ``value +- radius``, whose centre is forgotten. So ``fn`` may leave ``value +- radius``: where the value
-    of a ReLU's operand is 0 and its radius 1, the radius is 1/2, but the ReLU reaches 1. Certify with
-    a method such as `ibp`.
+    map it by the absolute values of their weights, and an activation maps it to half of its range over
+    ``value +- radius``; the centre of that range is forgotten. So ``fn`` may leave ``value +- radius``:
+    where the value of a ReLU's operand is 0 and its radius 1, the radius becomes 1/2, but the ReLU
+    reaches 1. Certify with a method such as `ibp`.
 
     Args:
       fn: function of one example (a batch is `jax.vmap`); normalisation is part of it.
@@ -40,7 +40,7 @@ def single_prop(fn, x, radius, *, relaxation="constant") -> Propagated:
       radius: non-negative, in the units of ``x``; broadcasts against it as in NumPy.
       relaxation: what counts as the range of a piecewise-linear activation: "constant", its exact image;
         with other lines of `crown`, from the lower line's least to the upper line's greatest value
-        ("parallel" is the paper's Fast-Lin, "adaptive" its CROWN). Of others, always the image.
+        ("parallel" is the paper's Fast-Lin, "adaptive" its CROWN). For other activations, always the image.
 
     Returns:
       `Propagated`: ``fn(x)``, and its radius, 0 where ``radius`` is 0.
@@ -82,7 +82,7 @@ def single_prop(fn, x, radius, *, relaxation="constant") -> Propagated:
 
 
 def _spread(eqn: Equation, values, spreads, kind: str) -> list[Any]:
-    """Per output: its radius or, of one that is no floating-point number, its `Interval`."""
+    """Returns for every output its radius or, if it is not floating-point, its `Interval`."""
     linear = linear_operands(eqn)
     rule = interval_rules[eqn.primitive]
     operands = [read(values, atom) for atom in eqn.inputs]
@@ -101,14 +101,14 @@ def _spread(eqn: Equation, values, spreads, kind: str) -> list[Any]:
     outs = rule.bound(*operands, **eqn.params)
     outs = outs if isinstance(outs, list) else [outs]
     if linear is not None:
-        return [out.upper for out in outs]  # symmetric about 0; who wants one end pays for one
+        return [out.upper for out in outs]  # symmetric about 0; one end is enough
     if kind != "constant" and eqn.primitive in kinked and len(eqn.moving) == 1:
         return [_between_lines(eqn, operands, outs[0], kind)]
     return [out.radius if v.is_float else out for out, v in zip(outs, eqn.outputs, strict=True)]
 
 
 def _between_lines(eqn: Equation, operands, image: Interval, kind: str):
-    """Half of what the relaxation's lines, greatest and least at an end, leave between them."""
+    """Returns half of the upper line's greatest less the lower line's least value, both at ends of the interval."""
     lines = relaxations[eqn.primitive](*operands, image=image, choice=Choice(kind), **eqn.params)
     (x,) = (op for op in operands if isinstance(op, Interval))
     highest = jnp.maximum(lines.upper(x.lower), lines.upper(x.upper))

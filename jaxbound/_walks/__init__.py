@@ -1,1 +1,1 @@
-"""The interpreters: forward with intervals, forward with linear bounds, backward with rows."""
+"""Defines the interpreters: forward with intervals, forward with linear bounds, backward with rows."""

@@ -1,4 +1,4 @@
-"""Optimised lines: for every row, the alphas that make its bound the best."""
+"""Optimises lines: finds for every row the alphas that make its bound the best."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from jaxbound._program.graph import Constant, Var
 from jaxbound._walks.exactness import nonlinear_before
 from jaxbound._walks.rows import Both, Finish, Rows, Walk, least
 
-Alphas = list[dict[str, Any]]  # of the non-linear equations before a variable
+# One dict of arrays by side, "lower" and "upper", per non-linear equation before a variable.
+Alphas = list[dict[str, Any]]
 
 
 class Search(NamedTuple):
-    """How alphas are optimised.
+    """Holds the options of the search for alphas.
 
     Attributes:
       steps: gradient steps.
       optimizer: an optax gradient transformation.
-      inside: whether the operands' bounds are optimised too.
+      inside: whether the intermediate bounds are optimised too.
     """
 
     steps: int
@@ -33,7 +34,7 @@ class Search(NamedTuple):
 
 
 def best_start(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
-    """Lower and upper ends by one walk, each row by the best of some lines, without a search."""
+    """Returns a function for both ends by one walk: each row takes the best of the starting lines, without a search."""
     at, starts = _room(kind, walk, var)
     stacked = lax.stop_gradient(_stack(starts))
 
@@ -50,9 +51,9 @@ def best_start(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
 
 
 def optimised(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
-    """Lower and upper ends by two walks, each row by its own alphas, from the best of some starts.
+    """Returns a function for both ends by two walks: each row has its own alphas, optimised from its best start.
 
-    The gradient of an end is the one at its alphas; none flows through their search.
+    The gradient of an end takes its alphas as constants: none flows through their search.
     """
     still = _stopped(walk)
     at, starts = _room(kind, still, var)
@@ -75,7 +76,7 @@ def optimised(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
 
 
 def _room(kind: Callable[..., Finish], walk: Walk, var: Var):
-    """Lower ends ``at(walk, alphas, rows, offset)``, and the alphas to start from."""
+    """Returns ``at(walk, alphas, rows, offset)``, which gives lower ends, and the alphas to start from."""
     equations = nonlinear_before(walk.graph, var)
 
     def at(walk: Walk, alphas: Alphas, rows: Rows, offset):
@@ -83,16 +84,17 @@ def _room(kind: Callable[..., Finish], walk: Walk, var: Var):
         return least(kind(dataclasses.replace(walk, alphas=sides), var)(rows, offset))
 
     def alphas_of(start: Walk) -> Alphas:
-        kind(start, var)  # makes the lines
+        kind(start, var)  # makes the relaxations before the alphas are read
         return [start.relax(eqn).alphas for eqn in equations]
 
     return at, [alphas_of(start) for start in _starts(walk)]
 
 
 def _ascend(value: Callable[[Alphas], Any], starts: Sequence[Alphas], search: Search) -> Alphas:
-    """The best alphas met: the starts, then projected gradient steps from the best of them.
+    """Returns the best alphas met: at the starts, and by projected gradient steps from the best of them.
 
-    All in one loop, so that ``value`` and its gradient are compiled once.
+    One loop does it all, so that ``value`` and its gradient are compiled once: its first ``len(starts)``
+    turns evaluate the starts, the next returns to the best of them, and the others step.
     """
     stacked = _stack(starts)
 
@@ -103,7 +105,7 @@ def _ascend(value: Callable[[Alphas], Any], starts: Sequence[Alphas], search: Se
         alphas = _where(ready, _where(moving, best[0], start), alphas)
         now, slope = jax.value_and_grad(value)(alphas)
         best = _where(now > best[1], (alphas, now), best)
-        # The optimiser descends; where a bound is infinite there is no slope.
+        # The optimiser descends, so the slope is negated; where a bound is infinite it is not finite, and 0 here.
         down = jax.tree.map(lambda g: -jnp.where(jnp.isfinite(g), g, 0), slope)
         updates, moved = search.optimizer.update(down, state, alphas)
         alphas = jax.tree.map(lambda a, d: jnp.clip(a + d, 0, 1).astype(a.dtype), alphas, updates)
@@ -125,13 +127,13 @@ def _where(condition, a, b):
 
 
 def _starts(walk: Walk) -> list[Walk]:
-    """The lines that were asked for, and those that suit ordinary and certified networks."""
+    """Returns walks by the lines asked for, and by those that suit ordinary and certified networks."""
     others = [kind for kind in ("adaptive", "tight") if walk.alphas or kind != walk.kind]
     return [walk, *(dataclasses.replace(walk, kind=kind, alphas={}) for kind in others)]
 
 
 def _stopped(walk: Walk) -> Walk:
-    """The walk as a constant for `jax.grad`."""
+    """Returns the walk with its constants, values and regions held fixed for `jax.grad`."""
 
     def constant(atom):
         traced = isinstance(atom, Constant) and concrete(atom.value) is None

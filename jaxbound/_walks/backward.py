@@ -1,4 +1,4 @@
-"""The walk down: rows of coefficients from a value back to the inputs."""
+"""Walks backward: takes rows of coefficients from a value back to the inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxbound._program.graph import Equation, Graph, Var, read
 from jaxbound._rules.linear_rules import IN_PLACE, linear_operands, linear_rules, pull_back
 from jaxbound._rules.relaxations import Relaxation
 
-Rows = dict[Var, Any]
+Rows = dict[Var, Any]  # coefficients ``[K, *v.shape]`` by variable v
 
 
 def walk_back(
@@ -24,19 +24,20 @@ def walk_back(
     relax: Callable[[Equation], Relaxation] | None,
     visit: Callable[[Rows, Any], None] = lambda rows, offset: None,
 ) -> tuple[Rows, Any]:
-    """Lower bounds of ``sum_v rows[v] . v + offset`` in terms of earlier values.
+    """Bounds ``sum_v rows[v] . v + offset`` from below in terms of earlier values.
 
     Args:
       graph: the equations.
-      rows: ``[K, *v.shape]`` for every v where they start.
+      rows: ``[K, *v.shape]`` for every v at which they start.
       offset: ``[K]``.
       env: the values of known variables.
       relax: gives the relaxation of a non-linear equation; None: the rows stay at its outputs.
-      visit: sees the rows and the offset before and behind every relaxation: a bound as well.
+      visit: called with the rows and the offset before and after every relaxation: they are a lower
+        bound there as well.
 
     Returns:
-      ``ends, offset [K]`` with ``sum_v ends[v] . v + offset`` below the value of the start; the keys of
-      ``ends`` are inputs (and, without ``relax``, outputs of non-linear equations).
+      ``ends, offset [K]`` with ``sum_v ends[v] . v + offset`` at most the value of the start; the keys
+      of ``ends`` are inputs (and, without ``relax``, outputs of non-linear equations).
     """
     live, ends = dict(rows), {}
     count = len(offset)
@@ -47,7 +48,7 @@ def walk_back(
         linear = linear_operands(eqn)
         if linear is None and relax is not None:
             visit(ends | live | hit, offset)
-        # Each value's rows in its own type: offsets and sums are in the widest on the way.
+        # Casts rows to the dtype of their value: sums and offsets have the widest dtype on the way.
         outs = [
             jnp.asarray(hit.get(v, jnp.zeros((count, *v.shape), v.dtype)), v.dtype)
             for v in eqn.outputs
@@ -68,7 +69,11 @@ def walk_back(
 
 
 def _through_linear(eqn: Equation, linear: Sequence[int], outs, env):
-    """Rows through an affine equation; known operands among the affine ones make the bias."""
+    """Takes rows back through an affine equation; known operands among the affine ones make the bias.
+
+    Returns:
+      What to add to the offset, and pairs of an uncertain operand and its rows.
+    """
     moving = eqn.moving
     operands = [None if i in moving else read(env, a) for i, a in enumerate(eqn.inputs)]
     transpose = linear_rules[eqn.primitive].transpose
@@ -89,7 +94,11 @@ def _through_linear(eqn: Equation, linear: Sequence[int], outs, env):
 
 
 def _through_relaxation(eqn: Equation, relaxation: Relaxation, outs):
-    """Positive coefficients take the lower function, negative ones the upper."""
+    """Takes rows back through a relaxation, as ``c f >= max(c, 0) lower + min(c, 0) upper``.
+
+    Returns:
+      What to add to the offset, and pairs of an uncertain operand and its rows.
+    """
     moving = [v for v in eqn.moving.values() if v.is_float]
     shapes = [(v.shape, v.dtype) for v in moving]
     (lows, below), (highs, above) = (
@@ -114,15 +123,16 @@ def _as_list(fn):
 
 
 def _dot(rows, bias):
-    """Sums ``rows bias``; an element that a row does not read adds nothing, NaN or not."""
+    """Adds up ``rows bias``; where a row is 0, an infinite or NaN bias adds nothing."""
     rows, bias = rows.reshape(rows.shape[0], -1), bias.reshape(1, -1)
     return (rows * jnp.where((rows == 0) & ~jnp.isfinite(bias), 0, bias)).sum(-1)
 
 
 def unit_rows(graph: Graph, var: Var, indices, env: dict[Var, Any]) -> tuple[Var, Any, Any]:
-    """The elements of ``var`` at flat indices ``[C]`` are ``rows . v + offset`` of an earlier v.
+    """Returns an earlier v and rows: ``rows . v + offset`` are the elements of ``var`` at flat indices ``[C]``.
 
-    Equations that leave elements in place are passed; a product's weights are picked, not multiplied.
+    Goes back through equations that leave elements in place; the rows of a product are entries picked
+    from its weights, which saves a multiplication by unit vectors.
 
     Returns:
       v, the rows ``[C, *v.shape]`` and the offset ``[C]``.
@@ -133,6 +143,7 @@ def unit_rows(graph: Graph, var: Var, indices, env: dict[Var, Any]) -> tuple[Var
         operands = [None if a is source else read(env, a) for a in eqn.inputs]
         if eqn.primitive in IN_PLACE and source.size == var.size:
             fn = lambda x: eqn.bind(*(x if a is None else a for a in operands))[0]
+            # fn is affine and works in place: ``scale x + bias`` per element, bias = fn(0), scale = fn'.
             ones = jnp.ones(source.shape, source.dtype)
             ends = jax.jvp(fn, [jnp.zeros_like(ones)], [ones])
             bias, scale = (jnp.take(x, indices, mode="clip") for x in ends)

@@ -1,4 +1,4 @@
-"""Work in chunks: how much at once, for how many examples side by side."""
+"""Splits work into chunks: decides how much to do at once, for how many examples side by side."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxbound._program.graph import Graph, shape_of
 
-# Elements that the rows of one chunk may take in the largest value they meet: a CPU's cache, a GPU's hunger.
+# How many elements the rows of one chunk may have, together, in the largest value they meet: on a CPU what its
+# cache holds, elsewhere enough to keep the device busy.
 CHUNK_ELEMENTS = {"cpu": 2**18}
 MOST_ELEMENTS = 2**23
-# Forward bounds keep all coefficients for the layers above where that takes as many chunks at most.
+# Forward bounds keep all coefficients of all values for later use if the inputs make at most so many chunks.
 KEPT_CHUNKS = 16
 
 
 def rows_at_once(graph: Graph, examples: int) -> int:
-    """As many as keep the largest value they meet small, for all examples of a batch together.
+    """Returns how many rows keep the largest value they meet small, for all examples of a batch together.
 
-    But no smaller than a quarter of the largest known operand: every chunk reads that anew.
+    Small is no less than a quarter of the largest known operand, which every chunk reads anew.
     """
     moving = [eqn for eqn in graph.equations if eqn.moving]
     largest = max((var.size for eqn in moving for var in eqn.outputs), default=1)
@@ -38,7 +39,7 @@ def rows_at_once(graph: Graph, examples: int) -> int:
 
 
 def map_chunks(fn: Callable[[Any], Any], limit: int, count: int):
-    """``fn(indices [C])`` for the indices below ``count``, at most ``limit`` at a time; leaves ``[count, ...]``."""
+    """Maps ``fn(indices [C])`` over the indices below ``count``, at most ``limit`` at once: leaves ``[count, ...]``."""
     if not count:
         one = jax.eval_shape(fn, jnp.arange(1))
         return jax.tree.map(lambda of: jnp.zeros((0, *of.shape[1:]), of.dtype), one)
@@ -46,15 +47,16 @@ def map_chunks(fn: Callable[[Any], Any], limit: int, count: int):
     chunk = math.ceil(count / chunks)
     if chunks == 1:
         return fn(jnp.arange(chunk))
-    # The last chunk is filled up.
+    # The last index fills up the last chunk; its repeated results are cut off.
     starts = chunk * jnp.arange(chunks)
     stacked = lax.map(lambda start: fn(jnp.minimum(start + jnp.arange(chunk), count - 1)), starts)
     return jax.tree.map(lambda x: x.reshape(chunks * chunk, *x.shape[2:])[:count], stacked)
 
 
 def add_chunks(fn: Callable[[Any], Any], add: Callable[[Any, Any], Any], limit: int, count: int):
-    """The sum by ``add`` of ``fn(indices)`` over chunks, at most ``limit`` at a time; for those beyond
-    ``count``, as for what is still nothing, it has to be 0.
+    """Adds up ``fn(indices)`` by ``add`` over chunks of at most ``limit`` indices, starting from zeros.
+
+    For the indices beyond ``count`` that fill up the last chunk, ``fn`` has to be 0.
     """
     chunks = max(1, math.ceil(count / limit))
     chunk = math.ceil(count / chunks)
@@ -76,7 +78,7 @@ def check_fits(what: str, elements: int, dtype, instead: str) -> None:
 
 
 def _memory() -> float:
-    """Bytes of the device, where it can be known."""
+    """Returns the bytes of the device (else of the host), or inf where they are unknown."""
     found = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in found:
         return found["bytes_limit"]
@@ -87,14 +89,14 @@ def _memory() -> float:
 
 
 class _Sizes(list[int]):
-    """Written by the batching rule, which runs while a function is traced. Hashes by identity."""
+    """Holds batch sizes: the batching rule appends them while a function is traced. Hashes by identity."""
 
     __hash__ = object.__hash__  # pyright: ignore
     __eq__ = object.__eq__
 
 
 def examples(values: Any) -> int:
-    """How many examples `jax.vmap` runs side by side here, in a function of ``values``."""
+    """Returns how many examples `jax.vmap` runs side by side here, in a function of ``values``."""
     sizes = _Sizes()
     _probe_p.bind(*jax.tree.leaves(values), sizes=sizes)
     return math.prod(sizes) * _outside_of_loops.get()
@@ -102,7 +104,10 @@ def examples(values: Any) -> int:
 
 @contextlib.contextmanager
 def inside_a_loop(count: int) -> Iterator[None]:
-    """A loop's body is traced before `jax.vmap` makes it one of many: ``count`` examples outside of it."""
+    """Tells `examples` that ``count`` of them run side by side outside of a loop.
+
+    The body of a loop is traced before `jax.vmap` batches it, so nothing can be counted there.
+    """
     token = _outside_of_loops.set(count)
     try:
         yield
@@ -114,6 +119,7 @@ _outside_of_loops = contextvars.ContextVar("outside of loops", default=1)
 
 
 def _note(args, axes, *, sizes: _Sizes):
+    """Notes the size of one `jax.vmap`, and binds again for those around it."""
     sizes.append(next(x.shape[i] for x, i in zip(args, axes, strict=True) if i is not None))
     return _probe_p.bind(*args, sizes=sizes), []
 

@@ -1,8 +1,8 @@
-"""Where interval arithmetic is exact already, so that no walk back can improve on it.
+"""Finds where interval arithmetic is exact already, so that no backward walk can improve on it.
 
 An interval is exact per element after at most one summing primitive from a box, as long as no two
-summands share an input. Dense after dense, ``x + conv(x)``, ``x - mean(x)`` are not, nor is anything
-after an lp ball, whose elements depend on each other.
+summands share an input. Dense after dense, ``x + conv(x)`` and ``x - mean(x)`` are not exact, nor is
+anything after an lp ball, whose elements depend on each other.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from jaxbound._program.graph import Equation, Graph, Var
 from jaxbound._rules.linear_rules import is_repeat, linear_operands, linear_rules
 from jaxbound._rules.relaxations import elementwise
 
-# A box of independent elements; an exact interval per element; anything else.
+# BOX: elements independent of each other, with exact intervals. EXACT: exact intervals alone. LOOSE: neither.
 BOX, EXACT, LOOSE = range(3)
 
 
 def exactness(graph: Graph, regions: dict[Var, Region], restart: bool) -> dict[Var, int]:
-    """BOX, EXACT or LOOSE for every uncertain variable.
+    """Returns BOX, EXACT or LOOSE for every uncertain variable.
 
     With ``restart``, the intervals of non-linear equations' outputs count as boxes of their own.
     """
@@ -41,6 +41,7 @@ def exactness(graph: Graph, regions: dict[Var, Region], restart: bool) -> dict[V
 
 
 def _step(eqn: Equation, levels: list[int], sources: list[set[Var]]) -> int:
+    """Returns the level of an equation's outputs, from the levels and the sources of its uncertain operands."""
     level = max(levels)
     if linear_operands(eqn) is None:
         same = eqn.primitive in elementwise and all(
@@ -57,7 +58,7 @@ def _step(eqn: Equation, levels: list[int], sources: list[set[Var]]) -> int:
 
 
 def affine_ends(graph: Graph, var: Var) -> list[Var]:
-    """The inputs and outputs of non-linear equations that ``var`` is an affine function of."""
+    """Returns the inputs and the outputs of non-linear equations that ``var`` is an affine function of."""
     live, ends = {var}, []
     for eqn in reversed(graph.equations):
         hit = [out for out in eqn.outputs if out in live]
@@ -72,5 +73,5 @@ def affine_ends(graph: Graph, var: Var) -> list[Var]:
 
 
 def nonlinear_before(graph: Graph, var: Var) -> list[Equation]:
-    """The non-linear equations that a walk back from ``var`` meets."""
+    """Returns the non-linear equations that a backward walk from ``var`` meets."""
     return [eqn for eqn in graph.before(var) if linear_operands(eqn) is None]

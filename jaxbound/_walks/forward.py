@@ -1,4 +1,4 @@
-"""The walk up with linear bounds: every value between two affine functions of the inputs."""
+"""Walks forward with linear bounds: keeps every value between two affine functions of the inputs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,7 @@ from jaxbound._walks.chunks import add_chunks, check_fits, map_chunks
 
 
 class Affine(NamedTuple):
-    """Linear bounds with all inputs flattened into a leading axis of the coefficients.
-
-    ``coeffs`` and ``offset`` are pairs of ends; coefficients ``[n, *shape]``, n elements of input.
-    """
+    """Holds linear bounds: the ends of ``coeffs [n, *shape]``, by the n elements of all inputs, and of ``offset``."""
 
     coeffs: Interval
     offset: Interval
@@ -39,7 +36,7 @@ class Affine(NamedTuple):
         return self.coeffs.lower is self.coeffs.upper and self.offset.lower is self.offset.upper
 
     def interval(self, regions: Sequence[Region]) -> Interval:
-        """``lower <= value <= upper`` for inputs in the regions."""
+        """Concretizes the bounds: ``lower <= value <= upper`` for inputs in the regions."""
         lower, upper, start = self.offset.lower, self.offset.upper, 0
         for region in regions:
             stop = start + math.prod(region.shape)
@@ -51,7 +48,7 @@ class Affine(NamedTuple):
 
 
 def seeds(inputs: dict[Var, Region], directions) -> dict[Var, Affine]:
-    """The inputs as functions of some of their elements, counted through all inputs; beyond them, of nothing."""
+    """Returns every input as a function of the elements ``directions``, counted through all inputs; 0 beyond them."""
     start, found = 0, {}
     for var in inputs:
         coeffs = jax.nn.one_hot(directions - start, var.size, dtype=var.dtype)
@@ -66,16 +63,16 @@ def _linear(coeffs) -> Affine:
 
 
 class Forward:
-    """The linear bounds of every variable of a graph.
+    """Bounds every variable of a graph by linear functions of the inputs.
 
-    By walks up for a few elements of the inputs at a time, anew for every variable; in a
-    convolutional net by blocks of them, through the windows that these reach.
+    Walks forward for a few elements of the inputs at a time, anew for every variable; in a
+    convolutional net for blocks of elements, through the windows that these reach.
 
     Args:
       graph, regions, env, alphas: as of `Walk`.
-      relaxing: the relaxations on the intervals of an environment, with alphas.
-      at_once: how many elements of the inputs, for a graph.
-      kept: up to how many all coefficients of all variables are kept.
+      relaxing: ``relaxing(env, alphas=alphas)`` gives the relaxations on the intervals of ``env``.
+      at_once: ``at_once(graph)`` says how many elements of the inputs to treat at a time.
+      kept: up to so many elements of the inputs, all coefficients of all variables are kept.
       examples: of the batch, side by side.
     """
 
@@ -104,14 +101,14 @@ class Forward:
         return linear_walk(self.graph, seeds(self.regions, directions), self.env, relax)
 
     def _offset(self, var: Var) -> Interval:
-        """Before the loops over coefficients: relaxations are made outside of them."""
+        """Returns the offset; called before the loops over coefficients, so relaxations are made outside of them."""
         if self.cone(var) is None:
             return self._none(var).offset
-        # On the intervals of now, as the blocks.
+        # Uses the current intervals, as the blocks do: the cached relaxations may be older.
         return self._walk(jnp.arange(0), self.relaxing(self.env, alphas=self.alphas))(var).offset
 
     def linear(self, var: Var) -> Affine:
-        """With all coefficients."""
+        """Returns the linear bounds of ``var`` with all coefficients."""
         reached = self.cone(var)
         if reached is None and self.whole:
             return self._all(var)
@@ -130,7 +127,7 @@ class Forward:
         return Affine(Interval(low, high), offset)
 
     def interval(self, var: Var) -> Interval:
-        """``lower <= value <= upper`` for inputs in the regions."""
+        """Returns the interval of ``var``: ``lower <= value <= upper`` for inputs in the regions."""
         regions, reached = list(self.regions.values()), self.cone(var)
         if reached is None and self.whole:
             return self._all(var).interval(regions)
@@ -151,7 +148,7 @@ class Forward:
         return outward(offset.lower - low, offset.upper + high)
 
     def _shares(self, var: Var, directions):
-        """What some elements add to the supports of both ends, per region."""
+        """Returns what some elements of the inputs add to the supports of both ends, per region."""
         low, high = ends(self._walk(directions, self._relax)(var).coeffs)
         found, first = [], 0
         for region in self.regions.values():
@@ -170,7 +167,7 @@ class Forward:
         return max(1, self.at_once(reached.graph) // reached.graph.inputs[0].size)
 
     def _of_block(self, reached: Crop, index):
-        """The block's place and region, and the coefficients of the target's window; beyond the blocks, 0."""
+        """Returns a block's place and region, and the coefficients of the target's window: 0 beyond the last block."""
         place = jnp.unravel_index(index, reached.counts)
         env, regions, alphas = reached.at(place, self.env, self.regions, self.alphas)
         ((source, region),) = regions.items()
@@ -181,6 +178,8 @@ class Forward:
         return place, region, ends(walk(reached.target).coeffs)
 
     def _shares_of_blocks(self, reached: Crop, indices):
+        """Returns what some blocks of the one input add to the supports of both ends."""
+
         def some(index):
             place, region, (low, high) = self._of_block(reached, index)
             part = part_of(region, jnp.arange(math.prod(region.shape)))
@@ -191,7 +190,7 @@ class Forward:
         return [[merged(region, side[0])] for side in jax.vmap(some)(indices)]
 
     def _from_blocks(self, reached: Crop):
-        """All coefficients."""
+        """Returns all coefficients, lower and upper, block by block."""
 
         def some(index):
             place, _, sides = self._of_block(reached, index)
@@ -208,9 +207,9 @@ def linear_walk(
     env: dict[Var, Any],
     relax: Callable[[Equation], Relaxation] | None,
 ) -> Callable[[Var], Affine]:
-    """A function that gives the linear bounds of any variable, walking up as far as it must.
+    """Returns a function that gives the linear bounds of any variable, walking forward only as far as it must.
 
-    ``env`` has to hold known values, and by then what the relaxations read; ``relax`` None: there are none.
+    ``env`` has to hold the known values, and what a relaxation reads once it is met; ``relax`` None: all is affine.
     """
     found, remaining = dict(inputs), iter(graph.equations)
     total = next((affine.coeffs.shape[0] for affine in inputs.values()), 0)
@@ -238,7 +237,7 @@ def linear_walk(
 
 
 def _through(eqn: Equation, linear: Sequence[int], operands: list[Any]) -> list[Affine]:
-    """An affine equation: the interval rule, on the offset and on every coefficient."""
+    """Bounds an affine equation: applies its interval rule to the offset and to every coefficient."""
     moving = [i for i, op in enumerate(operands) if isinstance(op, Affine)]
     exact = all(operands[i].exact for i in moving)
 
@@ -246,7 +245,7 @@ def _through(eqn: Equation, linear: Sequence[int], operands: list[Any]) -> list[
         full = list(known)
         for i, part in zip(moving, parts, strict=True):
             full[i] = part.lower if exact else part
-        if exact:  # offsets may be masks of -inf
+        if exact:  # an offset may be a mask of -inf, and 0 times that has to be 0
             outs = times(*full) if eqn.primitive is jp.mul_p else eqn.bind(*full)
         else:
             outs = interval_rules[eqn.primitive].bound(*full, **eqn.params)
@@ -269,7 +268,7 @@ def _through(eqn: Equation, linear: Sequence[int], operands: list[Any]) -> list[
 def _relaxed(
     eqn: Equation, relaxation: Relaxation, operands: list[Affine], total: int
 ) -> list[Affine]:
-    """A relaxed equation: its two affine functions, walked like any affine program."""
+    """Bounds a relaxed equation by its two affine functions, walked like any affine graph."""
     below, above = (
         _compose(eqn, fn, operands, total) for fn in (relaxation.lower, relaxation.upper)
     )
@@ -280,6 +279,7 @@ def _relaxed(
 
 
 def _compose(eqn: Equation, fn, operands: list[Affine], total: int) -> list[Affine]:
+    """Returns an affine function of operands that are between affine functions of the inputs."""
     avals = [jax.ShapeDtypeStruct(op.offset.shape, op.offset.dtype) for op in operands]
     graph = trace_flat(fn, avals, [True] * len(avals))
     env: dict[Var, Any] = {}
@@ -291,7 +291,7 @@ def _compose(eqn: Equation, fn, operands: list[Affine], total: int) -> list[Affi
     for atom, var in zip(graph.outputs, eqn.outputs, strict=True):
         if isinstance(atom, Var) and atom.uncertain:
             found.append(bounds(atom))
-        else:  # a constant line
+        else:  # fn is constant here
             zero, value = (
                 jnp.zeros((total, *var.shape), var.dtype),
                 jnp.broadcast_to(read(env, atom), var.shape),

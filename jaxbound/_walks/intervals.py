@@ -1,4 +1,4 @@
-"""The walk up with intervals: the spine of every method."""
+"""Walks forward with intervals, as every method does."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def interval_walk(graph: Graph, env: dict[Var, Any], refine: Callable[[Var], Int
     """Bounds every value of the graph, in order.
 
     Args:
-      graph: what `trace` gave.
+      graph: from `trace`.
       env: the `Interval` or array of every input; filled with those of every variable.
-      refine: called once for every operand of a non-linear equation, when ``env`` holds all before
-        it; the interval it returns replaces the operand's from there on.
+      refine: called once for every operand of a non-linear equation, when ``env`` holds all values
+        before it; the interval it returns replaces the operand's from there on.
     """
     pending = dict.fromkeys(relaxed_operands(graph))
     # Known values first: refining an operand looks at the equations that read it.
@@ -32,14 +32,14 @@ def interval_walk(graph: Graph, env: dict[Var, Any], refine: Callable[[Var], Int
 
 
 def relaxed_operands(graph: Graph) -> list[Var]:
-    """The uncertain floating-point operands of non-linear equations, in graph order."""
+    """Returns the uncertain floating-point operands of non-linear equations, in graph order."""
     nonlinear = [eqn for eqn in graph.equations if eqn.moving and linear_operands(eqn) is None]
     found = dict.fromkeys(atom for eqn in nonlinear for atom in eqn.inputs if atom.uncertain)
     return [var for var in found if isinstance(var, Var) and var.is_float]
 
 
 def interval_step(eqn: Equation, env: dict[Var, Any]) -> list[Any]:
-    """The outputs of one equation: evaluated where all is known, else by its interval rule."""
+    """Returns the outputs of one equation: evaluated where all operands are known, else by its interval rule."""
     operands = [read(env, atom) for atom in eqn.inputs]
     if not eqn.moving:
         return eqn.bind(*operands)

@@ -1,4 +1,4 @@
-"""One walk: its lines, and the rows that bound a variable by walking back, many at a time."""
+"""Bounds a variable by rows that walk backward, many at a time."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from jaxbound._walks.intervals import relaxed_operands
 
 @dataclasses.dataclass(frozen=True)
 class Walk:
-    """What the steps of one call share."""
+    """Holds what the steps of one call share."""
 
     graph: Graph
     regions: dict[Var, Region]
-    env: dict[Var, Any]  # grows as the intervals walk up
-    kind: str  # of relaxation
+    env: dict[Var, Any]  # grows as the intervals walk forward
+    kind: str  # of lines, such as "adaptive"
     alphas: dict[
         Var, dict[str, Any]
-    ]  # where free lines lie instead, by the value of their equation
+    ]  # where the free lines lie instead of by kind, by the output of their equation
     chunk_size: int | None  # rows at once; None: by their size
-    examples: int  # of the batch, side by side
-    capacity: Callable[[Var], int | None]  # elements of an operand that may walk back; None: all
-    early: bool = False  # whether rows are worth something at the intervals on their way too
-    published: bool = False  # whether what walks back replaces intervals
-    search: Any = None  # how alphas are optimised
+    examples: int  # how many of the batch run side by side
+    capacity: Callable[[Var], int | None]  # how many elements of an operand walk back; None: all
+    early: bool = False  # whether rows are concretized at the known intervals on their way too
+    published: bool = False  # whether bounds found by linear bounds replace the intervals
+    search: Any = None  # how alphas are optimised; None: they are not
 
     @functools.cached_property
     def relax(self) -> Callable[[Equation], Relaxation]:
-        """The relaxation of an equation on the intervals of ``env``, made once."""
+        """Gives the relaxation of an equation on the intervals of ``env``, made once."""
         return relaxing(self.env, self.kind, self.alphas)
 
     def rows_at_once(self, graph: Graph) -> int:
@@ -56,7 +56,7 @@ class Walk:
 
     @functools.cached_property
     def forward(self) -> Forward:
-        """The forward linear bounds of its variables."""
+        """Returns the forward linear bounds of the graph's variables."""
         kept = self.rows_at_once(self.graph) * (1 if self.chunk_size else KEPT_CHUNKS)
         return Forward(
             self.graph,
@@ -71,13 +71,13 @@ class Walk:
 
 
 class Below(NamedTuple):
-    """Affine lower bounds of some rows.
+    """Holds affine lower bounds of some rows.
 
     Attributes:
-      regions: what they run over.
-      coeffs: ``[K, *region.shape]`` for each.
+      regions: of the values that the bounds are functions of.
+      coeffs: ``[K, *region.shape]`` for each region.
       offset: ``[K]``.
-      floor: ``[K]``, a lower bound that is known otherwise.
+      floor: ``[K]``, lower bounds that are known otherwise.
     """
 
     regions: list[Region]
@@ -86,12 +86,12 @@ class Below(NamedTuple):
     floor: Any = -jnp.inf
 
 
-# What makes them of rows at inputs and outputs of non-linear equations, and of their offset.
+# Turns rows at inputs and at outputs of non-linear equations, and their offset, into affine lower bounds.
 Finish = Callable[[Rows, Any], Below]
 
 
 def from_inputs(walk: Walk, var: Var) -> Finish:
-    """Rows back to the inputs, through the relaxations."""
+    """Returns a `Finish` that takes rows back to the inputs, through the relaxations."""
     for eqn in nonlinear_before(walk.graph, var):
         walk.relax(eqn)  # made here, outside of the loop over rows
 
@@ -99,6 +99,7 @@ def from_inputs(walk: Walk, var: Var) -> Finish:
     known |= {out for eqn in nonlinear_before(walk.graph, var) for out in eqn.outputs}
 
     def finish(rows: Rows, offset) -> Below:
+        """Takes rows back; if ``early``, keeps their bounds at the known intervals on the way as a floor."""
         floors = []
 
         def look(rows: Rows, offset) -> None:
@@ -119,7 +120,7 @@ def from_inputs(walk: Walk, var: Var) -> Finish:
 
 
 def from_affine_ends(walk: Walk, var: Var) -> Finish:
-    """Rows stay where affine equations end, at values whose intervals are known."""
+    """Returns a `Finish` that leaves rows where affine equations end, at values whose intervals are known."""
 
     def finish(rows: Rows, offset) -> Below:
         regions = [walk.regions[v] if v in walk.regions else walk.env[v] for v in rows]
@@ -129,7 +130,7 @@ def from_affine_ends(walk: Walk, var: Var) -> Finish:
 
 
 def through_linear_bounds(walk: Walk, var: Var) -> Finish:
-    """Rows through the forward linear bounds of where they are."""
+    """Returns a `Finish` that takes rows through the forward linear bounds of the values where they are."""
     affine = {end: walk.forward.linear(end) for end in affine_ends(walk.graph, var)}
     sizes = [v.size for v in walk.regions]
     starts = [sum(sizes[:i]) for i in range(1, len(sizes))]
@@ -150,29 +151,29 @@ def through_linear_bounds(walk: Walk, var: Var) -> Finish:
 
 
 def least(below: Below):
-    """What affine functions are at least in their regions."""
+    """Returns the least values ``[K]`` of affine lower bounds in their regions, or the floor where that is higher."""
     pairs = zip(below.regions, below.coeffs, strict=True)
     lowest = sum(support(region, -c.reshape(c.shape[0], -1)) for region, c in pairs)
     return jnp.maximum(once(below.offset - lowest), below.floor)
 
 
 def _affine_rows(walk: Walk, var: Var, indices) -> tuple[Rows, Any]:
-    """Rows as far as equations are affine: there, those of the negative are their negatives."""
+    """Takes rows back as far as equations are affine: there, the rows of ``-var`` are those of ``var``, negated."""
     start, rows, offset = unit_rows(walk.graph, var, indices, walk.env)
     return walk_back(walk.graph, {start: rows}, offset, walk.env, None)
 
 
 def _both_signs(finish: Finish, rows: Rows, offset) -> tuple[Below, Below]:
-    """Lower bounds of a value and of its negative."""
+    """Returns lower bounds of the rows' values and of their negatives."""
     return finish(rows, offset), finish({v: -row for v, row in rows.items()}, -offset)
 
 
-# Lower and upper ends ``[K]`` of rows and their offset.
+# Gives the lower and the upper ends ``[K]`` of rows and their offset.
 Both = Callable[[Rows, Any], tuple[Any, Any]]
 
 
 def apart(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
-    """Lower and upper ends by two walks: who reads one of them pays for one."""
+    """Returns a function for both ends by two walks: a caller who reads one end pays for one."""
     finish = kind(walk, var)
 
     def both(rows: Rows, offset):
@@ -183,7 +184,7 @@ def apart(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
 
 
 def together(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
-    """Lower and upper ends by one walk: less to compile."""
+    """Returns a function for both ends by one walk: less to compile."""
     finish = kind(walk, var)
 
     def both(rows: Rows, offset):
@@ -197,7 +198,7 @@ def together(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
 
 
 class Ends(NamedTuple):
-    """Who bounds a variable: all of its elements, or some.
+    """Holds functions that bound a variable: all of its elements, or some.
 
     ``all()`` gives lower and upper ends of ``var.size`` elements, ``some(indices [C])`` those at flat indices.
     """
@@ -207,7 +208,7 @@ class Ends(NamedTuple):
 
 
 def by_rows(kind: Callable[..., Finish], walk: Walk, var: Var, both=apart) -> Ends:
-    """Rows ``[C, *var.shape]``, many at a time."""
+    """Bounds ``var`` by rows ``[C, *var.shape]``, many at a time."""
     ends, limit = both(kind, walk, var), walk.rows_at_once(walk.graph)
 
     def at(indices):
@@ -220,14 +221,14 @@ def by_rows(kind: Callable[..., Finish], walk: Walk, var: Var, both=apart) -> En
 
 
 def by_windows(walk: Walk, var: Var, both=apart) -> Ends:
-    """Rows back to the inputs; where elements read small windows, through those alone."""
+    """Bounds ``var`` by rows back to the inputs; where its elements read small windows, through those alone."""
     found = crop(walk.graph, var)
     if found is None:
         return by_rows(from_inputs, walk, var, both)
     target, limit = found.target, walk.rows_at_once(found.graph)
 
     def at(place, indices):
-        """The elements at one place, by their indices in ``target``."""
+        """Bounds the elements at one place, by their indices in ``target``."""
         env, regions, alphas = found.at(place, walk.env, walk.regions, walk.alphas)
         there = dataclasses.replace(
             walk, graph=found.graph, env=env, regions=regions, alphas=alphas
@@ -236,7 +237,7 @@ def by_windows(walk: Walk, var: Var, both=apart) -> Ends:
         return both(from_inputs, there, target)(*rows)
 
     def every():
-        # All rows of a place share the lines of its window.
+        # All rows of one place share the lines of its window.
         there = jax.vmap(lambda i: at(jnp.unravel_index(i, found.counts), jnp.arange(target.size)))
         places = math.prod(found.counts)
         ends = map_chunks(there, max(1, limit // target.size), places)
@@ -244,6 +245,7 @@ def by_windows(walk: Walk, var: Var, both=apart) -> Ends:
 
     def some(indices):
         def one(i):
+            # Along an axis that places move on, the window has length 1: the index wraps to 0.
             place = jnp.unravel_index(i, var.shape)
             flat = jnp.ravel_multi_index(place, sizes(found.window), mode="wrap")
             return jax.tree.map(jnp.squeeze, at(place, flat[None]))
@@ -254,12 +256,12 @@ def by_windows(walk: Walk, var: Var, both=apart) -> Ends:
 
 
 def concretized(ends: Ends, var: Var) -> Interval:
-    """The interval of ``var`` by all of its rows."""
+    """Returns the interval of ``var`` by all of its rows."""
     return ordered(outward(*(end.reshape(var.shape) for end in ends.all())))
 
 
 def linear_bounds_of(kind: Callable[..., Finish], walk: Walk, var: Var) -> LinearBounds:
-    """The linear bounds of ``var`` with respect to the inputs."""
+    """Returns the linear bounds of ``var`` with respect to the inputs."""
     inputs = sum(v.size for v in walk.regions)
     check_fits(
         f"linear bounds of {var.size} outputs, {inputs} coefficients each, lower and upper,",

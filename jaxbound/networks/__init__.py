@@ -1,4 +1,4 @@
-"""The networks of the certified-training papers (Flax linen), and BatchNorm in training.
+"""Defines the networks of the certified-training papers (Flax linen), and BatchNorm in training.
 
 Images are NHWC. Every network maps `[batch, height, width, channels]` to logits `[batch, classes]`;
 every layer but the last is followed by the activation. `import jaxbound` does not import this

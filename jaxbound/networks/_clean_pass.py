@@ -1,4 +1,4 @@
-"""BatchNorm in certified training: one affine map for the clean batch and for its bounds."""
+"""Freezes BatchNorm in certified training: one affine map for the clean batch and for its bounds."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ Variables = dict[str, Any]
 
 
 class CleanPass(NamedTuple):
-    """What a training step needs of the clean batch; see `clean_pass`."""
+    """Holds what a training step needs of the clean batch; see `clean_pass`."""
 
     logits: jax.Array
     frozen: Variables
@@ -22,7 +22,7 @@ def clean_pass(model: nn.Module, variables: Variables, images: jax.Array) -> Cle
 
     With the statistics of the clean batch, BatchNorm is one affine map of each image, the same in
     the clean pass and in the bounds: `model.apply(frozen, images) == logits` up to rounding.
-    Gradients flow through them.
+    Gradients flow through the statistics.
 
     Args:
       model: a linen module called as `model(images, train=...)`; without BatchNorm nothing changes.

@@ -1,4 +1,4 @@
-"""The networks of CNN-Cert (Boopathy et al., arXiv:1811.12395)."""
+"""Defines the networks of CNN-Cert (Boopathy et al., arXiv:1811.12395)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,12 +10,12 @@ from jaxbound.networks._modules import ConvNet, ConvSpec
 
 
 def plain_cnn(layers: int, features: int, **options: Any) -> ConvNet:
-    """`layers - 1` convolutions 3 x 3 without padding, and a dense layer: "cnn_4layer_5" is (4, 5)."""
+    """Returns `layers - 1` convolutions 3 x 3 without padding, and a dense layer: "cnn_4layer_5" is (4, 5)."""
     return ConvNet((ConvSpec(features, 3),) * (layers - 1), (), **options)
 
 
 class LeNet(nn.Module):
-    """Convolutions of 6 and 16 filters 5 x 5, dense layers of 100 and the classes.
+    """Represents LeNet: convolutions of 6 and 16 filters 5 x 5, dense layers of 100 and the classes.
 
     Attributes:
       classes: number of logits.
@@ -42,10 +42,10 @@ class LeNet(nn.Module):
 
 
 class PooledResNet(nn.Module):
-    """Residual blocks with BatchNorm, an average pooling of what is left, and a dense layer.
+    """Represents residual blocks with BatchNorm, an average pooling over the whole image, and a dense layer.
 
     A block is two 3 x 3 convolutions, the first with the stride; where that is 2, the shortcut is a 3 x
-    3 convolution with it. The activation follows every sum.
+    3 convolution with the same stride. The activation follows every sum.
 
     Attributes:
       blocks: pairs of features and stride.
@@ -76,7 +76,7 @@ class PooledResNet(nn.Module):
         return nn.Dense(self.classes)(x.mean((1, 2)))
 
 
-# Blocks by the number in the networks' names.
+# The blocks by depth, the number in a network's name.
 _BLOCKS = {
     2: ((8, 2), (16, 2)),
     3: ((8, 2), (8, 1), (16, 2)),
@@ -86,5 +86,5 @@ _BLOCKS = {
 
 
 def pooled_resnet(depth: int, **options: Any) -> PooledResNet:
-    """ResNet-2 to ResNet-5 for MNIST: 28 x 28 -> 14 x 14 x 8 -> 7 x 7 x 16."""
+    """Returns ResNet-2 to ResNet-5, by depth, for MNIST: 28 x 28 -> 14 x 14 x 8 -> 7 x 7 x 16."""
     return PooledResNet(_BLOCKS[depth], **options)

@@ -1,4 +1,4 @@
-"""Initial weights for training with bounds."""
+"""Draws initial weights for training with bounds."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ Initializer = Callable[..., jax.Array]
 
 
 def ibp_init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, **_: Any) -> jax.Array:
-    """Normal weights of deviation sqrt(2 pi) / fan_in: interval radii keep their size with depth.
+    """Draws normal weights of deviation sqrt(2 pi) / fan_in: interval radii keep their size with depth.
 
     `E|w| = 2 / fan_in`, so an affine layer doubles the mean radius and a ReLU halves it.
 
@@ -35,10 +35,10 @@ def ibp_init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, **_
 
 
 def of_sum(init: Initializer, terms: int) -> Initializer:
-    """`init` for a kernel that reads a sum, as if it read the terms side by side.
+    """Returns `init` for a kernel that reads a sum, as if it read the terms side by side.
 
     The fan-in is then `terms` times as large, so that the sum counts no more than one term would:
-    `ibp_init` is divided by `terms`, what keeps variances by its square root.
+    `ibp_init` is divided by `terms`, an initializer that keeps variances by the square root of `terms`.
     """
 
     def kernel(key: jax.Array, shape: Sequence[int], *args: Any, **options: Any) -> jax.Array:

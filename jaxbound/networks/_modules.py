@@ -1,4 +1,4 @@
-"""Convolutional and residual networks."""
+"""Defines convolutional and residual networks."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,9 +10,9 @@ from jaxbound.networks._initializers import Initializer, of_sum
 
 
 class ConvSpec(NamedTuple):
-    """One square convolution: `padding` is Flax's ("VALID", "SAME" or pixels on every side).
+    """Describes one square convolution: `padding` is Flax's ("VALID", "SAME" or pixels on every side).
 
-    With `groups`, the channels are split into so many that do not mix.
+    The channels are split into `groups` that do not mix.
     """
 
     features: int
@@ -23,7 +23,7 @@ class ConvSpec(NamedTuple):
 
 
 class ConvNet(nn.Module):
-    """Convolutions, flatten, dense layers; `[batch, h, w, c] -> [batch, classes]`.
+    """Represents convolutions, flatten, dense layers; `[batch, h, w, c] -> [batch, classes]`.
 
     Attributes:
       convs: the convolutions, in order.
@@ -57,10 +57,10 @@ class ConvNet(nn.Module):
 
 
 class BlockSpec(NamedTuple):
-    """One residual block: two 3 x 3 convolutions, the first with the stride.
+    """Describes one residual block: two 3 x 3 convolutions, the first with the stride.
 
-    With a `bottleneck`, a 1 x 1 convolution to so many features, a 3 x 3 with the stride, and a 1 x 1.
-    `groups` are those of the 3 x 3 convolutions.
+    With a `bottleneck`: a 1 x 1 convolution to `bottleneck` features, a 3 x 3 with the stride, and a
+    1 x 1 to `features`. `groups` are those of the 3 x 3 convolutions.
     """
 
     features: int
@@ -70,7 +70,7 @@ class BlockSpec(NamedTuple):
 
     @property
     def convs(self) -> tuple[ConvSpec, ...]:
-        """The convolutions of the block, in order."""
+        """Returns the convolutions of the block, in order."""
         features, stride, width, groups = self
         if width is None:
             first = ConvSpec(features, 3, stride, 1, groups)
@@ -79,12 +79,12 @@ class BlockSpec(NamedTuple):
 
     @property
     def shortcut(self) -> ConvSpec:
-        """What the input goes through where its shape is not that of the last convolution."""
+        """Returns the convolution of the input where its shape is not that of the last convolution's output."""
         return ConvSpec(self.features, 1, self.stride)
 
 
 class ResNet(nn.Module):
-    """A 3 x 3 convolution, residual blocks, flatten, dense layers; `[batch, h, w, c] -> [batch, classes]`.
+    """Represents a 3 x 3 convolution, residual blocks, flatten, dense layers; `[batch, h, w, c] -> [batch, classes]`.
 
     A block adds its input to its last convolution, through a 1 x 1 convolution where the shapes
     differ, and activates the sum.
@@ -97,7 +97,7 @@ class ResNet(nn.Module):
       activation: follows the stem, every sum, every hidden dense layer, and every convolution of a
         block but its last.
       batch_norm: normalise after every layer but the last.
-      kernel_init: of every layer but the last; what reads an activated sum, with twice its fan-in.
+      kernel_init: of every layer but the last; a layer that reads an activated sum has twice its fan-in.
       logits_init: of the last layer's kernel.
 
     >>> import jax, jax.numpy as jnp
@@ -118,7 +118,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        terms = 1  # of the sum that x is the activation of
+        terms = 1  # x is the activation of a sum of so many
         x = self.activation(_conv(self, x, ConvSpec(self.stem, 3, 1, 1), train))
         for block in self.blocks:
             first, *others = block.convs
@@ -133,7 +133,7 @@ class ResNet(nn.Module):
 def _conv(
     net: ConvNet | ResNet, x: jax.Array, conv: ConvSpec, train: bool, terms: int = 1
 ) -> jax.Array:
-    """A convolution, normalised."""
+    """Applies a convolution and the network's normalisation."""
     layer = nn.Conv(
         conv.features,
         (conv.size, conv.size),
@@ -150,7 +150,7 @@ def _normalise(net: ConvNet | ResNet, x: jax.Array, train: bool) -> jax.Array:
 
 
 def _logits(net: ConvNet | ResNet, x: jax.Array, train: bool, terms: int = 1) -> jax.Array:
-    """Flatten and the dense layers."""
+    """Flattens and applies the dense layers."""
     x = x.reshape(x.shape[0], -1)
     for width in net.dense:
         x = nn.Dense(width, kernel_init=of_sum(net.kernel_init, terms))(x)

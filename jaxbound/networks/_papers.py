@@ -1,4 +1,4 @@
-"""The networks of the papers by name; options go to `ConvNet` or `ResNet`."""
+"""Defines the networks of the papers by name; options go to `ConvNet` or `ResNet`."""
 
 from typing import Any
 
@@ -6,39 +6,39 @@ from jaxbound.networks._modules import BlockSpec, ConvNet, ConvSpec, ResNet
 
 
 def small_cnn(**options: Any) -> ConvNet:
-    """Two strided convolutions and a dense layer of 100: trains with bounds on a laptop CPU."""
+    """Returns two strided convolutions and a dense layer of 100: trains with bounds on a laptop CPU."""
     return ConvNet((ConvSpec(16, 4, 2, 1), ConvSpec(32, 4, 2, 1)), (100,), **options)
 
 
 def small_mnist(**options: Any) -> ConvNet:
-    """The small MNIST network of Lyu et al. (arXiv:2104.00447): 28 x 28 -> 14 x 14 -> 7 x 7 -> 512."""
+    """Returns the small MNIST network of Lyu et al. (arXiv:2104.00447): 28 x 28 -> 14 x 14 -> 7 x 7 -> 512."""
     convs = (ConvSpec(16, 3, 1, 1), ConvSpec(16, 4, 2, 1), ConvSpec(32, 3, 1, 1))
     return ConvNet((*convs, ConvSpec(32, 4, 2, 1)), (512,), **options)
 
 
 def small_cifar(**options: Any) -> ConvNet:
-    """The small CIFAR-10 network of Lyu et al. (arXiv:2104.00447): 32 x 32 -> 16 x 16 -> 512."""
+    """Returns the small CIFAR-10 network of Lyu et al. (arXiv:2104.00447): 32 x 32 -> 16 x 16 -> 512."""
     return ConvNet((ConvSpec(64, 3, 1, 1), ConvSpec(64, 3, 2, 1)), (512,), **options)
 
 
 def dm_small(**options: Any) -> ConvNet:
-    """DM-small of Gowal et al. (arXiv:1810.12715): 28 x 28 -> 13 x 13 -> 10 x 10 -> 100."""
+    """Returns DM-small of Gowal et al. (arXiv:1810.12715): 28 x 28 -> 13 x 13 -> 10 x 10 -> 100."""
     return ConvNet((ConvSpec(16, 4, 2), ConvSpec(32, 4)), (100,), **options)
 
 
 def dm_medium(**options: Any) -> ConvNet:
-    """DM-medium of Gowal et al. (arXiv:1810.12715): four convolutions, two dense layers of 512."""
+    """Returns DM-medium of Gowal et al. (arXiv:1810.12715): four convolutions, two dense layers of 512."""
     convs = (ConvSpec(32, 3), ConvSpec(32, 4, 2), ConvSpec(64, 3), ConvSpec(64, 4, 2))
     return ConvNet(convs, (512, 512), **options)
 
 
 def dm_large(**options: Any) -> ConvNet:
-    """DM-large of Gowal et al. (arXiv:1810.12715): five convolutions, a dense layer of 512."""
+    """Returns DM-large of Gowal et al. (arXiv:1810.12715): five convolutions, a dense layer of 512."""
     return ConvNet(_large(64, 1), (512,), **options)
 
 
 def cnn7_bn(*, width: int = 64, last_stride: int = 1, **options: Any) -> ConvNet:
-    """CNN-7: DM-large with BatchNorm before every activation (Shi et al., arXiv:2103.17268).
+    """Returns CNN-7: DM-large with BatchNorm before every activation (Shi et al., arXiv:2103.17268).
 
     On Tiny-ImageNet, the stride of the last convolution is 2.
     """
@@ -51,27 +51,27 @@ def _large(width: int, last_stride: int) -> tuple[ConvSpec, ...]:
 
 
 def resnet2(**options: Any) -> ResNet:
-    """Two residual blocks: 32 x 32 x 16 -> 16 x 16 x 16 -> 8 x 8 x 32 -> 100."""
+    """Returns two residual blocks: 32 x 32 x 16 -> 16 x 16 x 16 -> 8 x 8 x 32 -> 100."""
     return ResNet(16, (BlockSpec(16, 2), BlockSpec(32, 2)), (100,), **options)
 
 
 def resnet4(**options: Any) -> ResNet:
-    """Four residual blocks: `resnet2` with a second block at each size."""
+    """Returns four residual blocks: `resnet2` with a second block at each size."""
     blocks = (BlockSpec(16, 2), BlockSpec(16), BlockSpec(32, 2), BlockSpec(32))
     return ResNet(16, blocks, (100,), **options)
 
 
 def wide_resnet8(*, widen: int = 8, **options: Any) -> ResNet:
-    """WideResNet-8 with BatchNorm (Shi et al., arXiv:2103.17268): three blocks, a dense layer of 512.
+    """Returns WideResNet-8 with BatchNorm (Shi et al., arXiv:2103.17268): three blocks, a dense layer of 512.
 
-    Blocks of `16 * widen`, twice and four times as many features; 10 on Tiny-ImageNet.
+    The blocks have `16 * widen`, twice and four times as many features; `widen` is 10 on Tiny-ImageNet.
     """
     blocks = (BlockSpec(16 * widen), BlockSpec(32 * widen, 2), BlockSpec(64 * widen, 2))
     return ResNet(16, blocks, (512,), batch_norm=True, **options)
 
 
 def resnext(**options: Any) -> ResNet:
-    """ResNeXt with BatchNorm (Shi et al., arXiv:2103.17268): three grouped blocks, a dense layer of 512."""
+    """Returns ResNeXt with BatchNorm (Shi et al., arXiv:2103.17268): three grouped blocks, a dense layer of 512."""
     blocks = (
         BlockSpec(128, 1, bottleneck=64, groups=2),
         BlockSpec(256, 2, bottleneck=128, groups=2),

@@ -1,8 +1,8 @@
-"""ParamRamp in Flax (linen and nnx): the modules, and what training does to their right kinks.
+"""Defines ParamRamp in Flax (linen and nnx): the modules, and what training does to their right kinks.
 
 A module has one right kink `r` per neuron, infinite at first: until it is set, ParamRamp is a leaky
-ReLU of slope `eta`. What changes the kinks or slopes in training goes by the names `r` and `eta`, so it takes
-linen's variables and nnx's states alike.
+ReLU of slope `eta`. Functions that change kinks or slopes in training find them by the names `r` and `eta`,
+so that they take linen's variables and nnx's states alike.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,11 +16,11 @@ from flax import nnx
 
 import jaxbound as jb
 
-LEAST = 1e-4  # of a right kink (Lyu et al., arXiv:2104.00447)
+LEAST = 1e-4  # lower limit of a right kink (Lyu et al., arXiv:2104.00447)
 
 
 class ParamRamp(nn.Module):
-    """`jaxbound.param_ramp` with a right kink per neuron; `[batch, ...] -> [batch, ...]`.
+    """Represents `jaxbound.param_ramp` with a right kink per neuron; `[batch, ...] -> [batch, ...]`.
 
     The kinks are the parameter `r` `[...]`, infinite at first (see `set_ramps`); the slope outside of the
     kinks is the variable `eta` of the collection `ramps` (see `set_eta`).
@@ -47,7 +47,7 @@ class ParamRamp(nn.Module):
 
 
 def ramp(x: jax.Array, eta: float = 0.0) -> jax.Array:
-    """A new `ParamRamp` wherever a linen module calls it: the `activation` of a network.
+    """Applies a new `ParamRamp` wherever a linen module calls it: the `activation` of a network.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxbound import networks
@@ -59,7 +59,7 @@ def ramp(x: jax.Array, eta: float = 0.0) -> jax.Array:
 
 
 class NNXParamRamp(nnx.Module):
-    """`ParamRamp` for Flax nnx: the parameter `r` and the variable `eta`.
+    """Represents `ParamRamp` for Flax nnx: the parameter `r` and the variable `eta`.
 
     Args:
       shape: of one example's activations.
@@ -79,7 +79,7 @@ class NNXParamRamp(nnx.Module):
 
 
 def set_eta(variables: Any, eta: jax.typing.ArrayLike) -> Any:
-    """The variables with the slope `eta` in every ParamRamp, such as the value of a schedule.
+    """Returns the variables with the slope `eta`, such as the value of a schedule, in every ParamRamp.
 
     >>> set_eta({"ramps": {"ParamRamp_0": {"eta": jnp.array(0.0)}}}, 0.5)
     {'ramps': {'ParamRamp_0': {'eta': Array(0.5, dtype=float32)}}}
@@ -131,7 +131,7 @@ def set_ramps(
 
 
 def set_nnx_ramps(model: nnx.Module, batches: Iterable[jax.Array], *, least: float = LEAST) -> None:
-    """`set_ramps` for a Flax nnx model, whose kinks are changed in place.
+    """Sets every right kink of a Flax nnx model in place, as `set_ramps` does for linen.
 
     Args:
       model: an nnx module called as `model(images)`, in the mode of evaluation.
@@ -161,7 +161,7 @@ def set_nnx_ramps(model: nnx.Module, batches: Iterable[jax.Array], *, least: flo
 
 
 def _mean_of(sums: Callable[..., Any], variables, batches: Iterable[jax.Array], model) -> Any:
-    """`sums(variables, images)` over all batches, per image."""
+    """Returns the total of `sums(variables, images)` over all batches, divided by the number of images."""
     total, count = None, 0
     for images in batches:
         found = sums(variables, images)
@@ -177,15 +177,15 @@ def _mean_of(sums: Callable[..., Any], variables, batches: Iterable[jax.Array], 
 def noisy_ramps(
     key: jax.Array, variables: Any, *, scale: float = 0.01, least: float = LEAST
 ) -> Any:
-    """The variables with `r + noise` for every right kink, to be used for one step and thrown away.
+    """Returns the variables with `r + noise` for every right kink, to be used for one step and thrown away.
 
-    The noise is normal, with `scale` times the layer's mean kink as deviation; gradients pass by it. A
-    countermeasure to overfitting in training by IBP.
+    The noise is normal, with `scale` times the layer's mean kink as deviation; it is a constant for
+    gradients. A countermeasure to overfitting in training by IBP.
 
     Args:
       key: randomness; a fresh one for each step.
       variables: linen's variables or nnx's state; what is not called `r` stays.
-      scale: deviation of the noise, in means of a layer's kinks.
+      scale: deviation of the noise, relative to the mean of a layer's kinks.
       least: lower limit of a kink.
 
     References:
@@ -226,7 +226,7 @@ def project_ramps(least: float = LEAST) -> optax.GradientTransformation:
 
 
 def _named(name: str, fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """`fn(path, leaf, ...)` at the leaves called `name`, the others as they are."""
+    """Applies `fn(path, leaf, ...)` to the leaves called `name`, and keeps the others as they are."""
 
     def at(path, leaf, *rest):
         # In a state of nnx, an attribute of the variable comes last.

@@ -1,4 +1,4 @@
-"""Neurons, regions and affine equations as constraints of linear and mixed-integer programs."""
+"""Encodes neurons, regions and affine equations as constraints of linear and mixed-integer programs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jaxbound._walks.chunks import rows_at_once
 from jaxbound._walks.exactness import affine_ends
 from jaxbound.reference._solver import Model, placed, zeros
 
-# Where the pieces of a function meet, by its known operands.
+# Gives the points where the straight pieces of a function meet, from its known operands and its parameters.
 KINKS = {
     jp.abs_p: lambda: (0.0,),
     jp.max_p: lambda known: (known,),
@@ -39,22 +39,22 @@ KINKS = {
 
 
 def lp(fn, *args, intermediates=None):
-    """The exact range of ``fn`` over its triangle relaxation: what no choice of lines can improve on.
+    """Returns the exact range of ``fn`` over its triangle relaxation, on which no choice of lines can improve.
 
-    Every neuron is anywhere in the convex hull of its function's graph on its interval (where that is
-    one straight piece, on it), jointly with all others and with the inputs. One linear program for
-    each end of each element of the output.
+    Every neuron may be anywhere in the convex hull of its function's graph on its interval (on the
+    graph itself, where that is one straight piece), jointly with all others and with the inputs. Solves
+    one linear program for each end of each element of the output.
 
     Args:
       fn: function of one example, of affine operations and of abs, leaky_relu, `param_ramp`, clip, and
         maximum or minimum with a known value (relu).
       *args: pytrees. Every `Interval`, or `LpBall` with p of 1 or inf, is uncertain, all else is known.
-      intermediates: optional dict from `intermediate_bounds`, the neurons' intervals, used as they
-        are (their rounding too: make them in float64); those that it lacks (by default all) are of `crown`.
+      intermediates: optional dict from `intermediate_bounds`, the neurons' intervals, used as they are,
+        with their rounding (so make them in float64); `crown` gives those that it lacks (by default all).
 
     Returns:
       `Interval`s of float64 NumPy arrays in the tree and shapes of ``fn``'s output; infinite where
-      an unbounded region leaves them without end.
+      the output is unbounded, because a region is.
 
     Raises:
       ValueError: ``fn`` has another non-linear operation, or an argument is not valid.
@@ -76,11 +76,11 @@ def lp(fn, *args, intermediates=None):
 
 
 def milp(fn, *args, intermediates=None, time_limit: float = math.inf):
-    """The exact range of ``fn`` over the regions.
+    """Returns the exact range of ``fn`` over the regions.
 
     As `lp`, with one binary variable for every kink inside of a neuron's interval. Each end is the
-    bound that the search has proved: the exact value, or, where ``time_limit`` ends the search, still
-    a bound, from outside, and no wider than by `lp`.
+    bound that the search has proved: the exact value, or, where ``time_limit`` ends the search, a
+    bound from outside that is no wider than by `lp`.
 
     Args:
       fn: as for `lp`.
@@ -102,7 +102,7 @@ def milp(fn, *args, intermediates=None, time_limit: float = math.inf):
 
 
 def _ranges(fn, args, intermediates, exact: bool, time_limit: float = math.inf) -> Any:
-    """The range of every output, exact or of the relaxation."""
+    """Returns the range of every output, exact or of the relaxation."""
     with jax.enable_x64(True), precision():
         leaves, restore = arrays_of(args)
         args, intermediates = restore(_float64(leaves)), _float64(intermediates)
@@ -135,7 +135,7 @@ def _ranges(fn, args, intermediates, exact: bool, time_limit: float = math.inf) 
 
 
 def _intervals(graph: Graph, fn, args, intermediates) -> dict[Var, Interval]:
-    """Of the operands of non-linear equations: as given, the others' by `crown`."""
+    """Returns the intervals of the operands of non-linear equations: as given, the others by `crown`."""
     given = intervals_of(graph, intermediates)
     if set(given) != set(names_of(graph).values()):
         by_crown = functools.partial(intermediate_bounds, fn, intermediates=intermediates)
@@ -146,7 +146,7 @@ def _intervals(graph: Graph, fn, args, intermediates) -> dict[Var, Interval]:
 
 
 def _nonlinear(graph: Graph) -> list[Equation]:
-    """The equations that are not affine; raises where one is not supported."""
+    """Returns the equations that are not affine; raises where one is not supported."""
     found = [eqn for eqn in graph.equations if eqn.moving and linear_operands(eqn) is None]
     other = [eqn for eqn in found if eqn.primitive not in KINKS or len(eqn.moving) > 1]
     if other:
@@ -167,6 +167,7 @@ def _float64(values):
 
 
 def _add_region(model: Model, var: Var, region: Region) -> None:
+    """Adds an input as variables in its box, and the constraints of an l1 ball."""
     if isinstance(region, LpBall) and region.p not in (1, math.inf):
         raise ValueError(f"an LpBall has p={region.p}; expected an Interval, or p of 1 or inf")
     before, box = model.size, enclosing_box(region)
@@ -182,7 +183,7 @@ def _add_region(model: Model, var: Var, region: Region) -> None:
 
 
 def _add_equation(model: Model, eqn: Equation, operands, affine, exact: bool) -> None:
-    """``y = fn(z)`` by steps along the graph of ``fn`` on the interval of z.
+    """Adds ``y = fn(z)`` by steps along the graph of ``fn`` on the interval of z.
 
     From one breakpoint p_i to the next: ``z = p_0 + sum_i (p_i - p_(i-1)) t_i``, y by the rises of fn, and
     ``1 >= t_1 >= t_2 >= ... >= 0``. That is the convex hull; it is the graph if every t_i is 1 before
@@ -222,7 +223,7 @@ def _add_equation(model: Model, eqn: Equation, operands, affine, exact: bool) ->
 
 
 def _breakpoints(eqn: Equation, operands):
-    """The ends of the operand's interval with the kinks between them, and the values there: ``[n, y.size]``."""
+    """Returns the operand's ends with the kinks between them, and the values there: ``[n, y.size]``."""
     (y,), known = eqn.outputs, [op for op in operands if not isinstance(op, Interval)]
     (z,) = (op for op in operands if isinstance(op, Interval))
     l, u = (np.broadcast_to(end, y.shape) for end in (z.lower, z.upper))
@@ -236,7 +237,7 @@ def _breakpoints(eqn: Equation, operands):
 
 
 def _affine(model: Model, graph: Graph, env, var: Var, indices) -> tuple[Any, Any]:
-    """The elements of ``var`` at flat indices: coefficients ``[C, model.size]`` and offsets ``[C]``."""
+    """Returns elements of ``var`` at flat indices as coefficients ``[C, model.size]`` and offsets ``[C]``."""
     ends = affine_ends(graph, var)
 
     @jax.jit

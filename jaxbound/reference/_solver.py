@@ -1,4 +1,4 @@
-"""Linear and mixed-integer programs, solved by SciPy's HiGHS."""
+"""Solves linear and mixed-integer programs by SciPy's HiGHS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIME_IS_OVER, UNBOUNDED = 1, 3  # the status of `scipy.optimize.milp` and `linpr
 
 @dataclasses.dataclass
 class Model:
-    """Bounded variables v, some of them integers, with ``A v = b`` and ``A v <= b``.
+    """Represents bounded variables v, some of them integers, with ``A v = b`` and ``A v <= b``.
 
     ``starts`` says where in v the elements of a graph's variable begin.
     """
@@ -35,15 +35,15 @@ class Model:
         self.integer = np.append(self.integer, np.full(count, integer))
 
     def add_equal(self, blocks: list[Any], value) -> None:
-        """Rows of the blocks side by side, from the first variable on, times v are ``value``."""
+        """Demands ``[blocks side by side] v = value``, the first block at the first variable."""
         self.equal.append((sparse.hstack(blocks, format="csr"), value))
 
     def add_at_most(self, blocks: list[Any], value) -> None:
-        """Rows of the blocks side by side, from the first variable on, times v are at most ``value``."""
+        """Demands ``[blocks side by side] v <= value``, the first block at the first variable."""
         self.at_most.append((sparse.hstack(blocks, format="csr"), value))
 
     def extremes(self, sign: int, coeffs, time_limit: float = math.inf):
-        """The least (sign 1) or greatest (-1) value of each row of ``coeffs @ v``, in ``time_limit`` seconds each.
+        """Returns each row's least (sign 1) or greatest (-1) value of ``coeffs @ v``, in ``time_limit`` seconds each.
 
         Raises:
           RuntimeError: the solver failed.
@@ -55,14 +55,14 @@ class Model:
         return np.array([sign * self._proved(goal, *rows, time_limit) for goal in goals])
 
     def _relaxed(self, goal, equal, at_most) -> float:
-        """The least value without integers."""
-        # On what networks make, the interior point method is several times as fast as the simplex method.
+        """Returns the least value where integers may be fractions."""
+        # On programs of networks, the interior point method is several times as fast as the simplex method.
         rows = dict(zip(("A_eq", "b_eq", "A_ub", "b_ub"), (*equal, *at_most), strict=True))
         done = optimize.linprog(goal, **rows, bounds=self.bounds, method="highs-ipm")
         return -math.inf if done.status == UNBOUNDED else _solved(done).fun
 
     def _proved(self, goal, equal, at_most, time_limit: float) -> float:
-        """What is proved of the least value, no less than without integers."""
+        """Returns the lower bound that is proved of the least value, no less than that by `_relaxed`."""
         relaxed = self._relaxed(goal, equal, at_most)
         if relaxed == -math.inf:
             return relaxed
@@ -78,7 +78,7 @@ class Model:
         return relaxed if done.mip_dual_bound is None else max(relaxed, done.mip_dual_bound)
 
     def _stacked(self, rows: list[tuple[Any, Any]]) -> tuple[Any, Any]:
-        """All rows, as wide as there are variables now."""
+        """Stacks all rows, made as wide as there are variables now."""
         if not rows:
             return None, None
         matrices, values = zip(*rows, strict=True)
@@ -98,6 +98,6 @@ def zeros(rows: int, columns: int):
 
 
 def placed(block, start: int, size: int):
-    """A dense block at the columns from ``start`` on, of ``size``."""
+    """Puts a dense block at the columns from ``start`` on, of ``size`` columns in all."""
     row, column = np.nonzero(block)
     return sparse.csr_array((block[row, column], (row, column + start)), shape=(len(block), size))

@@ -1,4 +1,4 @@
-"""Certified training and its evaluation: schedules, losses, regularisers, an attack, an evaluator. No Flax."""
+"""Defines certified training and evaluation: schedules, losses, regularisers, an attack, an evaluator. No Flax."""
 
 from jaxbound.training._attack import Attack as Attack
 from jaxbound.training._attack import pgd as pgd

@@ -1,4 +1,4 @@
-"""Projected gradient descent (PGD) on the smallest margin."""
+"""Attacks the smallest margin by projected gradient descent (PGD)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Region = jb.Interval | jb.LpBall
 
 
 class Attack(NamedTuple):
-    """The worst point found in the region, and its margins `[K-1]`; one <= 0 is a success."""
+    """Holds the worst point found in the region, and its margins `[K-1]`; one <= 0 is a success."""
 
     x: jax.Array
     margins: jax.Array
@@ -33,9 +33,9 @@ def pgd(
 ) -> Attack:
     """Searches `region` for a point that `fn` classifies wrongly; never leaves the region.
 
-    Steps on the smallest margin, steepest in the region's norm: signed gradients in a box. The step
-    shrinks tenfold after half and after three quarters of the steps. The first start is the centre,
-    the others are uniform in a box (and drawn into a ball). A bound and the attack enclose the truth:
+    Steps descend the smallest margin, steepest in the region's norm: signed gradients in a box. The step
+    shrinks tenfold after half and after three quarters of the steps. The first start is the centre, the
+    others are uniform in a box (and projected into a ball). A bound and the attack enclose the truth:
     `lower <= min over the region <= margins`.
 
     Args:
@@ -74,24 +74,25 @@ def pgd(
     if restarts == 1:
         return attack(0)
     found = jax.lax.map(attack, jnp.arange(restarts))
-    return jax.tree.map(lambda leaf: leaf[jnp.argmin(found.margins.min(-1))], found)  # NaN is least
+    # A NaN counts as the least: argmin returns it.
+    return jax.tree.map(lambda leaf: leaf[jnp.argmin(found.margins.min(-1))], found)
 
 
 class Walk(NamedTuple):
-    """The next point, and the worst that was met before it."""
+    """Holds the next point, and the worst that was met before it."""
 
     x: jax.Array
     worst: Attack
 
 
 def step_sizes(steps: int, first: float) -> list[float]:
-    """Step sizes in radii of the region; the last, 0, only looks at where the walk ended."""
+    """Returns step sizes in radii of the region; the last, 0, only evaluates where the walk ended."""
     tenths = [(2 * i >= steps) + (4 * i >= 3 * steps) for i in range(steps)]
     return [first * 0.1**tenth for tenth in tenths] + [0.0]
 
 
 def start_walk(fn: Logits, region: Region, label, key: jax.Array, restart) -> Walk:
-    """A start at the centre of the region for restart 0, random for the others."""
+    """Starts at the centre of the region for restart 0, at random for the others."""
     uniform = jax.random.uniform(jax.random.fold_in(key, restart), region.shape, region.dtype)
     share = jnp.where(restart == 0, 0.5, uniform)
     if isinstance(region, jb.Interval):
@@ -103,7 +104,7 @@ def start_walk(fn: Logits, region: Region, label, key: jax.Array, restart) -> Wa
 
 
 def move(fn: Logits, region: Region, label, walk: Walk, step_size: jax.typing.ArrayLike) -> Walk:
-    """Notes the margins where the walk stands; a step against the smallest."""
+    """Notes the margins where the walk stands, and steps to lower the smallest."""
 
     def smallest(x):
         margins = jb.margins(fn(x), label)
@@ -115,21 +116,22 @@ def move(fn: Logits, region: Region, label, walk: Walk, step_size: jax.typing.Ar
 
 
 def _steepest(slope: jax.Array, x: jax.Array, region: Region) -> jax.Array:
-    """Where the slope ascends most, one radius long."""
+    """Returns the step, one radius long, along which the slope ascends most."""
     if isinstance(region, jb.Interval):
         return (region.upper - region.lower) / 2 * jnp.sign(slope)
-    if region.clip is not None:  # the step descends: what is at its end already stays
+    if region.clip is not None:  # the walk descends: what is at the end it would go to stays there
         stuck = jnp.where(slope > 0, x <= region.clip.lower, x >= region.clip.upper)
         slope = jnp.where(stuck, 0, slope)
     size = jnp.abs(slope) / jnp.maximum(jnp.abs(slope).max(), jnp.finfo(slope.dtype).tiny)
-    # Where Hoelder's inequality is an equality.
+    # <slope, d> is greatest on norm(d, p) <= 1 where Hoelder's inequality is an equality: |d|^(p-1) ~ |slope|;
+    # for p = 1, at the largest elements.
     size = size >= 1 if region.p == 1 else size ** (1 / (region.p - 1))
     step = jnp.sign(slope) * size
     return region.radius * step / jnp.maximum(jnp.linalg.norm(step.ravel(), region.p), 1)
 
 
 def _project(x: jax.Array, region: Region) -> jax.Array:
-    """Into the region: by clipping, and towards the centre."""
+    """Projects into the region: clips, then moves towards the centre as far as a ball asks for."""
     if isinstance(region, jb.Interval):
         return jnp.clip(x, region.lower, region.upper)
     if region.clip is not None:

@@ -1,4 +1,4 @@
-"""Clean, attacked and verified error over a test set, and whether they contradict each other."""
+"""Evaluates clean, attacked and verified error over a test set, and whether they contradict each other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Progress = Callable[[str, int, int], None]  # stage, images done, images in all
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Every image's smallest margin: `lower <= min over the box <= attacked <= clean`.
+    """Holds every image's smallest margin: `lower <= min over the box <= attacked <= clean`.
 
     Attributes:
       clean: smallest margin of the image itself `[N]`.
@@ -38,17 +38,17 @@ class Evaluation:
 
     @property
     def clean_error(self) -> float:
-        """Share of the images classified wrongly."""
+        """Returns the share of the images classified wrongly."""
         return float(np.mean(~(self.clean > 0)))
 
     @property
     def pgd_error(self) -> float:
-        """Share of the images classified wrongly or attacked successfully."""
+        """Returns the share of the images classified wrongly or attacked successfully."""
         return float(np.mean(~(self.attacked > 0)))
 
     @property
     def verified(self) -> dict[str, np.ndarray]:
-        """Method -> whether each of its images is verified; "union": of all, by any method."""
+        """Tells by method whether each of its images is verified; "union": each of all images, by any method."""
         verified = {name: lower > self.slack for name, lower in self.lower.items()}
         union = np.zeros(self.clean.shape, bool)
         for of_method in verified.values():
@@ -57,18 +57,18 @@ class Evaluation:
 
     @property
     def verified_error(self) -> dict[str, float]:
-        """Method -> share of its images that are not verified."""
+        """Returns by method (and for the union) the share of its images that are not verified."""
         return {name: float(np.mean(~verified)) for name, verified in self.verified.items()}
 
     @property
     def contradictions(self) -> dict[str, int]:
-        """Method -> images verified and yet attacked successfully: 0, or something is unsound."""
+        """Counts by method the images verified and yet attacked successfully: 0, or something is unsound."""
         attacked = ~(self.attacked > 0)
         return {name: int(np.sum(v & attacked[: len(v)])) for name, v in self.verified.items()}
 
     @property
     def classes(self) -> dict[int, Evaluation]:
-        """Label -> the evaluation of its images; without the methods that saw none of them."""
+        """Returns by label the evaluation of its images, without the methods that saw none of them."""
         return {int(label): self._where(self.labels == label) for label in np.unique(self.labels)}
 
     def _where(self, chosen: np.ndarray) -> Evaluation:
@@ -78,7 +78,7 @@ class Evaluation:
         return Evaluation(*arrays, self.slack)
 
     def summary(self) -> dict[str, Any]:
-        """Errors, image counts and contradictions, of all and of every class, ready for JSON."""
+        """Returns errors, image counts and contradictions, of all and of every class, ready for JSON."""
         classes = {str(label): part._totals() for label, part in self.classes.items()}
         return self._totals() | {"classes": classes}
 
@@ -114,11 +114,11 @@ def evaluator(
       clip: the domain of the inputs, as in `jb.linf_ball`.
       batch_size: images at once.
       batch_sizes: the same for single methods, by name.
-      limits: methods (by name) that see the first so many images only, where all would take too
+      limits: how many images, the first ones, a method (by name) sees, where all would take too
         long.
-      attack_steps: of `pgd`.
-      attack_restarts: of `pgd`; each attacks the images that were not yet broken, so memory does not
-        grow with them.
+      attack_steps: steps of `pgd`.
+      attack_restarts: restarts of `pgd`, one after another, so memory does not grow with them; each
+        attacks only the images that are not yet broken.
       slack: what a lower bound must exceed to verify, in units of margins; allows for rounding.
       seed: of the attack's starts.
 
@@ -145,6 +145,7 @@ def evaluator(
     clean_margins = jax.jit(jax.vmap(lambda p, x, y: _margins(apply, p, y)(x).min(), (None, 0, 0)))
 
     def evaluate(params, images, labels, eps, progress: Progress | None = None) -> Evaluation:
+        """Evaluates all images, as `evaluator` describes."""
         every = np.arange(len(images))
 
         def over(stage, index, run):
@@ -175,7 +176,7 @@ def _check_names(methods: Mapping[str, Any], named: set[str]) -> None:
 
 
 def _attacked(clean: np.ndarray, restarts: int, attack) -> np.ndarray:
-    """The smallest margins after every restart; each restart attacks the images that still stand."""
+    """Returns the smallest margins after all restarts; each restart attacks the images that still stand."""
     margins = clean.copy()
     for restart in range(restarts):
         standing = np.flatnonzero(margins > 0)
@@ -184,7 +185,7 @@ def _attacked(clean: np.ndarray, restarts: int, attack) -> np.ndarray:
 
 
 def _in_batches(run, index: np.ndarray, size: int, tell: Callable[[int, int], None]) -> np.ndarray:
-    """`run(indices)` in batches of one size; the last batch repeats an image."""
+    """Runs `run(indices)` in batches of one size; the last batch repeats an image."""
     total, parts = len(index), [np.zeros(0, np.float32)]
     for start in range(0, total, size):
         batch = index[np.minimum(np.arange(start, start + size), total - 1)]
@@ -198,7 +199,7 @@ def _margins(apply: Apply, params, label):
 
 
 def _bounder(apply: Apply, method, clip):
-    """Compiled: a batch's lower bounds on the smallest margin."""
+    """Compiles a function for a batch's lower bounds on the smallest margin."""
 
     def lower(params, x, label, eps):
         return method(_margins(apply, params, label), jb.linf_ball(x, eps, clip)).lower.min()
@@ -207,7 +208,7 @@ def _bounder(apply: Apply, method, clip):
 
 
 def _attacker(apply: Apply, clip, steps: int, seed: int):
-    """PGD on a batch. One compiled step at a time: loops double XLA:CPU's convolution times."""
+    """Returns PGD on a batch, compiled one step at a time: loops double XLA:CPU's convolution times."""
     fn = functools.partial(functools.partial, apply)
 
     @jax.jit

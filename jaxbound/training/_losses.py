@@ -1,4 +1,4 @@
-"""Losses of certified training, for one example; a batch is `jax.vmap`."""
+"""Defines losses of certified training, for one example; a batch is `jax.vmap`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from jaxbound.training._attack import Logits, pgd
 
 
 class LossTerms(NamedTuple):
-    """Both cross-entropies, the logits `[K]` and the margins' lower bounds `[K-1]`.
+    """Holds both cross-entropies, the logits `[K]` and the margins' lower bounds `[K-1]`.
 
-    `lower` is None of a loss that bounds no margins: nothing is certified by it.
+    `lower` is None for a loss that bounds no margins: it certifies nothing.
     """
 
     clean: jax.Array
@@ -25,7 +25,7 @@ class LossTerms(NamedTuple):
 
 
 def worst_case_cross_entropy(lower: jax.Array) -> jax.Array:
-    """`log(1 + sum_j exp(-lower_j))`, at least the loss wherever the margins exceed `lower`.
+    """Returns `log(1 + sum_j exp(-lower_j))`, at least the loss wherever the margins exceed `lower`.
 
     Args:
       lower: lower bounds on the margins `[..., K-1]`, as of `jaxbound.margins`.
@@ -49,7 +49,7 @@ def ibp_loss(
     *,
     kappa: jax.typing.ArrayLike = 0.5,
 ) -> tuple[jax.Array, LossTerms]:
-    """`kappa * CE(fn(x)) + (1 - kappa) * worst-case CE` of IBP's margins over the box.
+    """Returns `kappa * CE(fn(x)) + (1 - kappa) * worst-case CE` of IBP's margins over the box.
 
     The second term is at least the cross-entropy at every point of `box`.
 
@@ -80,7 +80,7 @@ def crown_ibp_loss(
     beta: jax.typing.ArrayLike = 1.0,
     relaxation: str = "adaptive",
 ) -> tuple[jax.Array, LossTerms]:
-    """`ibp_loss` with the margins' lower bounds `beta * CROWN-IBP + (1 - beta) * IBP`.
+    """Returns `ibp_loss` with the margins' lower bounds `beta * CROWN-IBP + (1 - beta) * IBP`.
 
     Args:
       fn: one example `[...]` -> logits `[K]`.
@@ -117,10 +117,10 @@ def fused_crown_ibp_loss(
     beta: jax.typing.ArrayLike = 1.0,
     relaxation: str = "adaptive",
 ) -> tuple[jax.Array, LossTerms]:
-    """`crown_ibp_loss` by one backward row, whatever the number of classes (loss fusion).
+    """Returns `crown_ibp_loss` by one backward row, whatever the number of classes (loss fusion).
 
     Bounds the loss itself: its second term is at least the cross-entropy at every point of `box`, but
-    says nothing of single margins. Those of its `LossTerms` are IBP's.
+    says nothing of single margins. The margins in its `LossTerms` are IBP's.
 
     Args:
       fn: one example `[...]` -> logits `[K]`.
@@ -167,7 +167,7 @@ def single_prop_loss(
     kappa: jax.typing.ArrayLike = 0.5,
     relaxation: str = "constant",
 ) -> tuple[jax.Array, LossTerms]:
-    """`kappa * CE(fn(x)) + (1 - kappa) * CE` of the logits moved by their SingleProp radii. No bound.
+    """Returns `kappa * CE(fn(x)) + (1 - kappa) * CE` of the logits moved by their SingleProp radii. No bound.
 
     The label's logit moves down, the others up. A regulariser: the cross-entropy in the ball of radius
     `eps` may exceed its second term, so `LossTerms.lower` is None. Certify with another method.
@@ -202,7 +202,7 @@ def adversarial_loss(
     kappa: jax.typing.ArrayLike = 0.0,
     steps: int = 7,
 ) -> tuple[jax.Array, LossTerms]:
-    """`kappa * CE(fn(x)) + (1 - kappa) * CE` at the worst point that `pgd` finds. No bound.
+    """Returns `kappa * CE(fn(x)) + (1 - kappa) * CE` at the worst point that `pgd` finds. No bound.
 
     The second term is at most the largest cross-entropy over `box`: an attack proves nothing, so
     `LossTerms.lower` is None.
@@ -233,9 +233,9 @@ def _blend(logits, label, robust, lower, kappa) -> tuple[jax.Array, LossTerms]:
 
 
 def _mean(weight, first, second):
-    """`weight * first + (1 - weight) * second`, without what a Python 0 multiplies.
+    """Returns `weight * first + (1 - weight) * second`, without what a Python 0 multiplies.
 
-    XLA computes `0 * x`, and all that its gradient goes through, lest x is infinite or NaN.
+    XLA computes `0 * x`, and all that its gradient goes through, because x may be infinite or NaN.
     """
     if isinstance(weight, int | float) and weight in (0, 1):
         return first if weight else second

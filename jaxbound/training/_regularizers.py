@@ -1,4 +1,4 @@
-"""Regularisers of certified training: of the bounds of a batch, and of weights."""
+"""Defines regularisers of certified training: of the bounds of a batch, and of weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jaxbound as jb
 
 
 class BoundRegularizers(NamedTuple):
-    """Means over the activation layers, each at least 0: scalars, to be added to the loss."""
+    """Holds means over the activation layers, each at least 0: scalars, to be added to the loss."""
 
     tightness: jax.Array
     balance: jax.Array
@@ -22,7 +22,7 @@ class BoundRegularizers(NamedTuple):
 def bound_regularizers(
     bounds: Mapping[str, jb.Interval], boxes: jb.Interval, *, tolerance: float = 0.5
 ) -> BoundRegularizers:
-    """How far the bounds of a batch widen with depth, and how unequal its ReLUs' states are.
+    """Measures how far the bounds of a batch widen with depth, and how unequal its ReLUs' states are.
 
     With `[t] = max(t, 0) / tolerance`, a layer's centres `c` and radii `r` of all examples and
     neurons, and `A`, `D` the indicators of active (`lower > 0`) and inactive (`upper < 0`) neurons:
@@ -36,14 +36,14 @@ def bound_regularizers(
 
     Every entry of `bounds` counts as a layer. In networks whose only non-linear operations are
     ReLU-like activations, as all in `jaxbound.networks`, these are the activations' operands; where
-    others are (max-pooling, a softmax at the end), leave theirs out by name.
+    there are other operations (max-pooling, a softmax at the end), leave theirs out by name.
 
     Args:
       bounds: name -> intervals `[batch, ...]`, of a batch's `jaxbound.intermediate_bounds(fn, box,
-        method=jaxbound.ibp)`. They should have a radius: while eps is 0, take boxes of 1e-6.
+        method=jaxbound.ibp)`. Their radii should not be 0: while eps is 0, take boxes of radius 1e-6.
       boxes: the intervals of the batch's inputs `[batch, ...]`, of their first layer: where `fn`
         normalises, `jaxbound.ibp(normalise, boxes)`.
-      tolerance: below it, a ratio costs.
+      tolerance: a ratio below it adds to the loss.
 
     Returns:
       `BoundRegularizers`, to be weighted by `regularizer_weight`.
@@ -79,6 +79,7 @@ def _lack(ratio: jax.Array, tolerance: float) -> jax.Array:
 
 
 def _imbalance(layer: jb.Interval, tolerance: float) -> jax.Array:
+    """Returns a layer's balance term, as in `bound_regularizers`."""
     centre = (layer.lower + layer.upper) / 2
     active, inactive = layer.lower > 0, layer.upper < 0
     square = (centre - centre.mean()) ** 2
@@ -95,13 +96,13 @@ def _imbalance(layer: jb.Interval, tolerance: float) -> jax.Array:
 
 
 def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The smaller of two values over the larger one, for values of at least 0; 0 where both are."""
+    """Returns the smaller of two values over the larger one, for values of at least 0; 0 where both are."""
     larger = jnp.maximum(a, b)
     return jnp.minimum(a, b) / jnp.where(larger > 0, larger, 1)
 
 
 def kernel_l1(params: Any) -> jax.Array:
-    """The sum of the absolute weights of all dense and convolutional kernels, a scalar.
+    """Returns the sum of the absolute weights of all dense and convolutional kernels, a scalar.
 
     Args:
       params: a tree of parameters in which kernels, and nothing else, are called "kernel" (as Flax

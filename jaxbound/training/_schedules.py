@@ -1,4 +1,4 @@
-"""Schedules of certified training: eps over steps, and the loss weights as functions of eps."""
+"""Defines schedules of certified training: eps over steps, and the loss weights as functions of eps."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import optax
 
 
 def linear_eps(start: int, end: int, eps_max: float, eps_min: float = 0.0) -> optax.Schedule:
-    """The radius that grows linearly from `eps_min` at step `start` to `eps_max` at step `end`.
+    """Returns a schedule of the radius: linear from `eps_min` at step `start` to `eps_max` at step `end`.
 
     >>> float(linear_eps(10, 20, 0.4)(15))
     0.20000000298023224
@@ -24,7 +24,7 @@ def smoothed_eps(
     mid: float = 0.25,
     power: float = 4.0,
 ) -> optax.Schedule:
-    """The radius that grows like `t ** power` at first, then linearly, smooth at the joint.
+    """Returns a schedule of the radius that grows like `t ** power` at first, then linearly, smooth at the joint.
 
     Args:
       start: last step at `eps_min`.
@@ -57,7 +57,7 @@ def smoothed_eps(
 
 
 def linear_eta(start: int, end: int, eta: float = 0.01) -> optax.Schedule:
-    """ParamRamp's outer slope: `eta` until step `start`, then linearly to 0 at step `end` (arXiv:2104.00447).
+    """Returns a schedule of ParamRamp's outer slope: `eta` up to `start`, linearly to 0 at `end` (arXiv:2104.00447).
 
     A constant slope is `optax.constant_schedule`.
 
@@ -76,7 +76,7 @@ def _check_steps(start: int, end: int) -> None:
 
 
 def kappa(eps: jax.typing.ArrayLike, eps_max: float, final: float = 0.5) -> jax.Array:
-    """Weight of the clean loss: 1 at `eps = 0`, `final` at `eps_max` (arXiv:1906.06316).
+    """Returns the weight of the clean loss: 1 at `eps = 0`, `final` at `eps_max` (arXiv:1906.06316).
 
     >>> float(kappa(0.2, 0.4))
     0.75
@@ -87,9 +87,9 @@ def kappa(eps: jax.typing.ArrayLike, eps_max: float, final: float = 0.5) -> jax.
 def adaptive_kappa(
     clean: jax.typing.ArrayLike, robust: jax.typing.ArrayLike, gamma: float = 10.0
 ) -> jax.Array:
-    """Weight of the clean loss by both losses on held-out data: `robust / (robust + gamma * clean)`.
+    """Returns the weight of the clean loss by both losses on held-out data: `robust / (robust + gamma * clean)`.
 
-    1 in the first epoch; afterwards by the mean losses at the current radius (arXiv:2102.01208).
+    Use 1 in the first epoch; afterwards, the mean losses at the current radius (arXiv:2102.01208).
 
     >>> float(adaptive_kappa(0.1, 3.0))
     0.75
@@ -100,7 +100,7 @@ def adaptive_kappa(
 
 
 def beta(eps: jax.typing.ArrayLike, eps_max: float, final: float = 0.0) -> jax.Array:
-    """Weight of CROWN-IBP against IBP: 1 at `eps = 0`, `final` at `eps_max` (arXiv:1906.06316).
+    """Returns the weight of CROWN-IBP against IBP: 1 at `eps = 0`, `final` at `eps_max` (arXiv:1906.06316).
 
     >>> float(beta(0.4, 0.4))
     0.0
@@ -111,7 +111,7 @@ def beta(eps: jax.typing.ArrayLike, eps_max: float, final: float = 0.0) -> jax.A
 def regularizer_weight(
     eps: jax.typing.ArrayLike, eps_max: float, initial: float = 0.5
 ) -> jax.Array:
-    """Weight of `bound_regularizers`: `initial` at `eps = 0`, 0 from `eps_max` on (arXiv:2103.17268).
+    """Returns the weight of `bound_regularizers`: `initial` at `eps = 0`, 0 from `eps_max` on (arXiv:2103.17268).
 
     >>> float(regularizer_weight(0.1, 0.4, initial=1.0))
     0.75
