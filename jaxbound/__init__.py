@@ -1,4 +1,4 @@
-"""Functional bound propagation: intervals and linear bounds through any JAX function."""
+"""Propagates bounds through any JAX function: intervals, and linear bounds of its inputs."""
 
 from jaxbound._bounds.interval import Interval as Interval
 from jaxbound._bounds.interval import intersect as intersect

@@ -32,6 +32,17 @@ FOLDERS = [
 ]
 APART = {"_walks/intervals", "_walks/forward", "_walks/backward"}  # the interpreters
 
+# What a docstring may begin with: a new verb is added deliberately.
+VERBS = """
+Adds Announces Appends Applies Attacks Bounds Brings Broadcasts Builds Calls Casts Checks Clips Combines Compiles
+Computes Concretizes Counts Cuts Declares Defines Demands Derives Describes Draws Embeds Encodes Evaluates Exchanges
+Finds Flattens Follows Freezes Gives Holds Interleaves Intersects Joins Keeps Limits Lists Makes Maps Matches Measures
+Merges Multiplies Notes Optimises Prepares Projects Propagates Pulls Puts Raises Reads Recognises Registers Replaces
+Reports Represents Reshapes Returns Runs Searches Sets Shows Signals Solves Splits Stacks Starts Takes Tells Traces
+Transposes Turns Unrolls Walks Writes Yields
+"""
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
+
 MAX_FILE, MAX_FUNCTION = 300, 40
 
 
@@ -106,6 +117,14 @@ def test_sizes(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert code_lines(node) <= MAX_FUNCTION, f"{path.name}: {node.name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_docstrings_start_with_a_verb(path):
+    verbs = set(re.findall(r"\w+", VERBS))
+    for node in ast.walk(ast.parse(path.read_text())):
+        text = ast.get_docstring(node) if isinstance(node, DOCUMENTED) else None
+        assert text is None or text.split()[0].strip(".,:") in verbs, text
 
 
 def code_lines(node: ast.FunctionDef) -> int:

@@ -145,7 +145,6 @@ def evaluator(
     clean_margins = jax.jit(jax.vmap(lambda p, x, y: _margins(apply, p, y)(x).min(), (None, 0, 0)))
 
     def evaluate(params, images, labels, eps, progress: Progress | None = None) -> Evaluation:
-        """Evaluates all images, as `evaluator` describes."""
         every = np.arange(len(images))
 
         def over(stage, index, run):
