@@ -87,3 +87,17 @@ def test_an_operator_of_its_own():
 
     with pytest.raises(jb.UnsupportedPrimitiveError, match="lu with uncertain"):
         jb.ibp(fn, jb.linf_ball(jnp.eye(2), 0.1))
+
+
+def test_a_product_in_pieces_is_no_matrix():
+    """What it multiplies by is not the matrix that was factored, however alike they are at most places."""
+
+    def fn(a):
+        factors = jax.scipy.linalg.lu_factor(a)
+        product = lambda x: jnp.where(a > 100, 0, a) @ x
+        solution = lambda _, b: jax.scipy.linalg.lu_solve(factors, b)
+        return lax.custom_linear_solve(product, jnp.ones(2), solution)
+
+    around = np.array([[200.0, 1.0], [0.0, 2.0]])
+    with pytest.raises(jb.UnsupportedPrimitiveError):
+        jb.ibp(fn, box(around, around + 0.1))

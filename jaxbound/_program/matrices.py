@@ -74,6 +74,9 @@ def cholesky(a, **_):
 # ---------------------------------------------------------------- where they stand in programs
 
 
+MOVES = "transpose", "reshape", "squeeze", "broadcast_in_dim"
+
+
 def rule_of(eqn, uncertain, producer) -> Callable[..., Any] | None:
     """Returns a function that computes ``eqn``, whose first operand is an uncertain matrix; None if there is none."""
     name, params = eqn.primitive.name, eqn.params
@@ -98,7 +101,10 @@ def _solution(params, producer) -> Callable[..., Any] | None:
         return None
     if producer(lengths.matvec + lengths.vecmat) != "lu":
         return None
-    # Two bilinear functions that agree at a random point agree everywhere, but for a set of probability 0.
+    steps = [eqn.primitive.name for eqn in product.jaxpr.eqns]
+    if steps.count("dot_general") != 1 or set(steps) - {"dot_general", *MOVES}:
+        return None
+    # So it is bilinear, and two bilinear functions that agree at a random point are equal, but with probability 0.
     with jax.ensure_compile_time_eval():
         keys = jax.random.split(jax.random.key(0))
         a, x = (jax.random.normal(k, v.shape) for k, v in zip(keys, product.in_avals, strict=True))
