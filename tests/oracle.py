@@ -126,10 +126,8 @@ def magnitude(fn, *args):
     """The largest finite end of any interval of the graph: what enters its sums. A scalar, traceable."""
     graph = jb.trace(fn, *args)
     leaves = jax.tree.leaves(args, is_leaf=is_region)
-    env = dict(
-        zip(graph.inputs, [enclosing_box(a) if is_region(a) else a for a in leaves], strict=True)
-    )
-    interval_walk(graph, env, lambda var: env[var])
+    boxes = [enclosing_box(a) if is_region(a) else a for a in leaves]
+    env = interval_walk(graph, graph.known(dict(zip(graph.inputs, boxes, strict=True))))
     leaves = jax.tree.leaves(list(env.values()))
     floating = [jnp.ravel(end) for end in leaves if jnp.issubdtype(end.dtype, jnp.floating)]
     ends = jnp.abs(jnp.concatenate(floating))

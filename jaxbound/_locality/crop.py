@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -59,7 +59,7 @@ class Crop:
     masks: dict[Var, tuple[Window, tuple[int, ...]]]
     starts: dict[Var, Span]
 
-    def at(self, place: Sequence[Any], env: dict[Var, Any], regions: dict[Var, Any], alphas):
+    def at(self, place: Sequence[Any], env: Mapping[Var, Any], regions: Mapping[Var, Any], alphas):
         """Returns the values, input regions and alphas of the graph at one place."""
         here = {
             new: cut(read(env, atom), window, new.shape, place)
@@ -68,10 +68,7 @@ class Crop:
         for mask, (window, shape) in self.masks.items():
             here[mask] = inside(window, shape, place).reshape(mask.shape).astype(mask.dtype)
         here |= {var: first(span, place).astype(var.dtype) for var, span in self.starts.items()}
-        for eqn in self.graph.equations:
-            if not eqn.moving:
-                here |= eqn.evaluate(here)
-        inputs = {}
+        here, inputs = self.graph.known(here), {}
         for new in self.graph.inputs:
             atom, window = self.parts[new]
             part = cut(regions[cast(Var, atom)], window, new.shape, place)

@@ -8,9 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxbound._methods.prepare import names_of, precision, prepare
-from jaxbound._methods.published import RECIPES, ibp, resolve
+from jaxbound._methods.published import ibp, resolve
 from jaxbound._methods.recipes import undecided as undecided_elements
 from jaxbound._program.graph import Var
+from jaxbound._walks.context import Context
 
 
 def undecided(fn, *args, method=ibp, **options) -> dict[str, Any]:
@@ -37,16 +38,16 @@ def undecided(fn, *args, method=ibp, **options) -> dict[str, Any]:
       >>> [count.item() for count in found.values()]
       [2]
     """
-    method, options = resolve(method, options)
+    # With a capacity, the decided keep their intervals, as in `crown`.
+    recipe, options = resolve(method, {"capacity": sys.maxsize} | options)
     counts: dict[Var, Any] = {}
 
-    def count(walk, var) -> None:
-        counts[var] = undecided_elements(walk, var).sum()
+    def count(context: Context, var: Var) -> None:
+        counts[var] = undecided_elements(context, var).sum()
 
-    options.setdefault("capacity", sys.maxsize)  # the decided keep their intervals, as in `crown`
     with precision():
-        walk = prepare(RECIPES[method], fn, args, before=count, **options)
-    return {name: counts[var] for name, var in names_of(walk.graph).items() if var in counts}
+        graph = prepare(recipe, fn, args, options, before=count).graph
+    return {name: counts[var] for name, var in names_of(graph).items() if var in counts}
 
 
 def capacities(counts: dict[str, Any]) -> dict[str, int]:

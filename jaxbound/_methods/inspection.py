@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxbound._bounds.interval import Interval
 from jaxbound._bounds.linear import LinearBounds
 from jaxbound._methods.prepare import lines_of, names_of, outputs, precision, prepare
-from jaxbound._methods.published import RECIPES, crown, resolve
+from jaxbound._methods.published import crown, resolve
 from jaxbound._program.graph import Var
 from jaxbound._walks.rows import linear_bounds_of
 
@@ -38,26 +38,23 @@ def linear_bounds(fn, *args, method=crown, **options):
       >>> linear.lower_coeffs[0].tolist()
       [[3.0, 0.0], [0.0, 3.0]]
     """
-    method, options = resolve(method, options)
-    recipe = RECIPES[method]
+    recipe, options = resolve(method, options)
     rows = recipe.rows
     if rows is None:
-        raise ValueError(
-            f"method={method.__name__} has no linear bounds; expected lbp, crown or the like"
-        )
+        raise ValueError(f"{method} has no linear bounds; expected lbp, crown or the like")
     with precision():
-        walk = prepare(recipe, fn, args, **options)
+        context = prepare(recipe, fn, args, options)
 
         def constant(low, high) -> LinearBounds:
-            zeros = tuple(jnp.zeros((*low.shape, *v.shape), v.dtype) for v in walk.regions)
+            zeros = tuple(jnp.zeros((*low.shape, *v.shape), v.dtype) for v in context.regions)
             return LinearBounds(zeros, low, zeros, high)
 
         def of(var: Var) -> LinearBounds:
             if var.is_float:
-                return linear_bounds_of(rows, walk, var)
-            return constant(walk.env[var].lower, walk.env[var].upper)
+                return linear_bounds_of(rows, context, var)
+            return constant(context.env[var].lower, context.env[var].upper)
 
-        return outputs(walk, of, lambda value: constant(value, value))
+        return outputs(context, of, lambda value: constant(value, value))
 
 
 def intermediate_bounds(fn, *args, method=crown, **options) -> dict[str, Interval]:
@@ -80,10 +77,10 @@ def intermediate_bounds(fn, *args, method=crown, **options) -> dict[str, Interva
       >>> found["input:0"].upper.tolist()
       [1.0, 1.0]
     """
-    method, options = resolve(method, options)
+    recipe, options = resolve(method, options)
     with precision():
-        walk = prepare(RECIPES[method], fn, args, **options)
-        return {name: walk.env[var] for name, var in names_of(walk.graph).items()}
+        context = prepare(recipe, fn, args, options)
+        return {name: context.env[var] for name, var in names_of(context.graph).items()}
 
 
 def alphas(fn, *args, method=crown, **options) -> dict[str, dict[str, Any]]:
@@ -123,17 +120,15 @@ def alphas(fn, *args, method=crown, **options) -> dict[str, dict[str, Any]]:
       >>> [round(jb.crown(fn, box, relaxation=r).lower.item(), 2) for r in ("adaptive", halves)]
       [-0.8, -1.4]
     """
-    method, options = resolve(method, options)
-    if RECIPES[method].rows is None:
-        raise ValueError(
-            f"method={method.__name__} has no alphas to show; expected lbp, crown or the like"
-        )
+    recipe, options = resolve(method, options)
+    if recipe.rows is None:
+        raise ValueError(f"{method} has no alphas to show; expected lbp, crown or the like")
     with precision():
-        walk = prepare(RECIPES[method], fn, args, **options)
-        named = {out: name for name, out in lines_of(walk.graph).items()}
+        context = prepare(recipe, fn, args, options)
+        named = {out: name for name, out in lines_of(context.graph).items()}
         found = {
-            named[eqn.outputs[0]]: walk.relax(eqn).alphas
-            for eqn in walk.graph.equations
+            named[eqn.outputs[0]]: context.lines[eqn.outputs[0]].alphas
+            for eqn in context.graph.equations
             if eqn.outputs[0] in named
         }
         return {name: sides for name, sides in found.items() if sides}

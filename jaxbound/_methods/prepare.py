@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,57 +14,84 @@ import jax.numpy as jnp
 from jaxbound._bounds.interval import Interval, check_ends, concrete, intersect
 from jaxbound._bounds.regions import arrays_of, enclosing_box, is_region
 from jaxbound._methods.recipes import Recipe
-from jaxbound._program.graph import Graph, Var, read
+from jaxbound._program.graph import Equation, Graph, Var, read
 from jaxbound._program.trace import trace
 from jaxbound._rules.errors import check_supported
 from jaxbound._rules.linear_rules import linear_operands
 from jaxbound._rules.relaxations import KINDS, check_kind
+from jaxbound._rules.relaxing import Choices, relax
 from jaxbound._walks.chunks import examples
+from jaxbound._walks.context import Context
 from jaxbound._walks.exactness import LOOSE, exactness
+from jaxbound._walks.forward import Forward
 from jaxbound._walks.intervals import interval_walk, relaxed_operands
-from jaxbound._walks.rows import Walk
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Holds the options that methods share; `crown` documents them."""
+
+    relaxation: str | dict[str, dict[str, Any]] = "adaptive"
+    intermediates: dict[str, Interval] | None = None
+    chunk_size: int | None = None
+    capacity: int | dict[str, int | None] | None = None
+    early: bool = False
+    published: bool = False
 
 
 def prepare(
     recipe: Recipe,
     fn,
     args,
-    relaxation="adaptive",
-    intermediates=None,
-    chunk_size=None,
-    capacity=None,
-    early=False,
-    published=False,
-    search=None,
-    before: Callable[[Walk, Var], None] = lambda walk, var: None,
-) -> Walk:
-    """Traces, checks and walks forward: afterwards every operand of a non-linear equation is bounded.
+    options: Options,
+    before: Callable[[Context, Var], None] = lambda context, var: None,
+) -> Context:
+    """Traces, checks and walks forward until every operand of a non-linear equation is bounded.
 
-    ``before`` is called with every operand that the method is about to bound.
+    ``before`` is called with every operand that the method is about to bound, and what is known then.
+
+    Returns:
+      What is known in the end.
     """
-    _check_chunk_size(chunk_size)
+    _check_chunk_size(options.chunk_size)
     leaves = leaves_of(args)
     graph = trace(fn, *args)
     check_supported(graph)
-    regions = {var: leaf for var, leaf in zip(graph.inputs, leaves, strict=True) if is_region(leaf)}
-    env = {
-        var: enclosing_box(x) if is_region(x) else x
-        for var, x in zip(graph.inputs, leaves, strict=True)
-    }
-    lines, limits = _lines(graph, relaxation), _capacities(graph, capacity)
-    options = (chunk_size, examples(leaves), limits, early, published, search)
-    walk = Walk(graph, regions, env, *lines, *options)
-    given = intervals_of(graph, intermediates)
+    inputs = dict(zip(graph.inputs, leaves, strict=True))
+    regions = {var: leaf for var, leaf in inputs.items() if is_region(leaf)}
+    known = graph.known({var: leaf for var, leaf in inputs.items() if var not in regions})
+    choices, given = _choices(graph, options.relaxation), intervals_of(graph, options.intermediates)
+    side_by_side, lines = examples(leaves), {}
+    start = Context(
+        graph=graph,
+        regions=regions,
+        env=known | {var: enclosing_box(region) for var, region in regions.items()},
+        lines=lines,
+        choices=choices,
+        forward=Forward(graph, regions, known, choices, options.chunk_size, side_by_side),
+        examples=side_by_side,
+        chunk_size=options.chunk_size,
+        capacity=_capacities(graph, options.capacity),
+        early=options.early,
+        published=options.published,
+    )
     levels = exactness(graph, regions, restart=False)
 
-    def refine(var: Var) -> Interval:
+    def refine(var: Var, env: Mapping[Var, Any]) -> Interval:
+        found = env[var]
         if levels[var] == LOOSE:
-            before(walk, var)
-        found = recipe.operand(walk, var) if levels[var] == LOOSE else env[var]
+            context = dataclasses.replace(start, env=dict(env), lines=dict(lines))
+            before(context, var)
+            found = recipe.operand(context, var)
         return intersect(found, given[var]) if var in given else found
 
-    interval_walk(graph, env, refine)
-    return walk
+    def passed(eqn: Equation, env: Mapping[Var, Any]) -> None:
+        if recipe.relaxes:
+            image = {out: intersect(env[out], given[out]) for out in eqn.outputs if out in given}
+            lines[eqn.outputs[0]] = relax(eqn, {**env, **image} if image else env, choices)
+
+    env = interval_walk(graph, start.env, refine, passed)
+    return dataclasses.replace(start, env=env)
 
 
 def leaves_of(args) -> list[Any]:
@@ -106,11 +134,11 @@ def lines_of(graph: Graph) -> dict[str, Var]:
     return found
 
 
-def _lines(graph: Graph, relaxation) -> tuple[str, dict[Var, dict[str, Any]]]:
-    """Returns the kind of lines, and the alphas of those free lines that do not follow it."""
+def _choices(graph: Graph, relaxation) -> Choices:
+    """Returns which lines relaxations take: a kind, or the alphas of free lines by name."""
     if not isinstance(relaxation, dict):
         check_kind(relaxation)
-        return relaxation, {}
+        return Choices(relaxation)
     names, alphas = lines_of(graph), {}
     for name, sides in relaxation.items():
         if name not in names:
@@ -132,7 +160,7 @@ def _lines(graph: Graph, relaxation) -> tuple[str, dict[Var, dict[str, Any]]]:
             if value is not None and not ((value >= 0) & (value <= 1)).all():
                 raise ValueError(f"relaxation[{name!r}][{side!r}] is not in [0, 1]: {value}")
         alphas[var] = {side: _clipped(jnp.asarray(a, var.dtype)) for side, a in sides.items()}
-    return KINDS[0], alphas
+    return Choices(KINDS[0], alphas)
 
 
 def _clipped(alpha):
@@ -172,13 +200,13 @@ def intervals_of(graph: Graph, intermediates: dict[str, Interval] | None) -> dic
     return given
 
 
-def outputs(walk: Walk, of: Callable[[Var], Any], known: Callable[[Any], Any]) -> Any:
+def outputs(context: Context, of: Callable[[Var], Any], known: Callable[[Any], Any]) -> Any:
     """Applies ``of`` to uncertain outputs and ``known`` to the others; returns the tree of the function's value."""
     found = [
-        of(a) if isinstance(a, Var) and a.uncertain else known(jnp.asarray(read(walk.env, a)))
-        for a in walk.graph.outputs
+        of(a) if isinstance(a, Var) and a.uncertain else known(jnp.asarray(read(context.env, a)))
+        for a in context.graph.outputs
     ]
-    return jax.tree.unflatten(walk.graph.out_tree, found)
+    return jax.tree.unflatten(context.graph.out_tree, found)
 
 
 def precision():

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import optax
 
 from jaxbound._bounds.interval import Interval, cast
-from jaxbound._methods import recipes as s
-from jaxbound._methods.prepare import outputs, precision, prepare
-from jaxbound._methods.recipes import Recipe
+from jaxbound._methods.prepare import Options, outputs, precision, prepare
+from jaxbound._methods.recipes import (
+    CROWN,
+    CROWN_IBP,
+    CROWN_LBP,
+    IBP,
+    LBP,
+    Recipe,
+    optimising,
+)
 from jaxbound._program.graph import Var
-from jaxbound._walks import rows
-from jaxbound._walks.alphas import Search
+from jaxbound._walks.alphas import Search, to_unit_interval
 
 # Finds alphas in [0, 1]: Adam, its rate 0.25 falling by 3 % a step.
 OPTIMIZER = optax.adam(optax.exponential_decay(0.25, 1, 0.97))
 
 
-def _bound(method, fn, args, **options) -> Any:
+def _bound(recipe: Recipe, fn, args, options: Options) -> Any:
     """Bounds ``fn`` by the recipe of a method."""
-    recipe = RECIPES[method]
     with precision():
-        walk = prepare(recipe, fn, args, **options)
+        context = prepare(recipe, fn, args, options)
 
         def of(var: Var) -> Interval:
-            return cast(recipe.output(walk, var), var.dtype) if var.is_float else walk.env[var]
+            found = recipe.output(context, var) if var.is_float else context.env[var]
+            return cast(found, var.dtype)
 
-        return outputs(walk, of, lambda value: Interval(value, value))
+        return outputs(context, of, lambda value: Interval(value, value))
 
 
 def ibp(fn, *args, intermediates=None, chunk_size=None):
@@ -61,7 +69,8 @@ def ibp(fn, *args, intermediates=None, chunk_size=None):
 
     References: Gowal et al., arXiv 1810.12715.
     """
-    return _bound(ibp, fn, args, intermediates=intermediates, chunk_size=chunk_size)
+    options = Options(intermediates=intermediates, chunk_size=chunk_size)
+    return _bound(IBP, fn, args, options)
 
 
 def lbp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None, published=False):
@@ -80,10 +89,8 @@ def lbp(fn, *args, relaxation="adaptive", intermediates=None, chunk_size=None, p
 
     References: Lyu et al., arXiv 2104.00447; Weng et al., arXiv 1804.09699.
     """
-    return _bound(
-        lbp, fn, args, relaxation=relaxation, intermediates=intermediates, chunk_size=chunk_size,
-        published=published,
-    )  # fmt: skip
+    options = Options(relaxation, intermediates, chunk_size, published=published)
+    return _bound(LBP, fn, args, options)
 
 
 def crown_ibp(
@@ -108,10 +115,8 @@ def crown_ibp(
 
     References: Zhang et al., arXiv 1906.06316.
     """
-    return _bound(
-        crown_ibp, fn, args, relaxation=relaxation, intermediates=intermediates, chunk_size=chunk_size,
-        early=early, published=published,
-    )  # fmt: skip
+    options = Options(relaxation, intermediates, chunk_size, None, early, published)
+    return _bound(CROWN_IBP, fn, args, options)
 
 
 def crown_lbp(
@@ -136,10 +141,8 @@ def crown_lbp(
 
     References: Lyu et al., arXiv 2104.00447.
     """
-    return _bound(
-        crown_lbp, fn, args, relaxation=relaxation, intermediates=intermediates, chunk_size=chunk_size,
-        early=early, published=published,
-    )  # fmt: skip
+    options = Options(relaxation, intermediates, chunk_size, None, early, published)
+    return _bound(CROWN_LBP, fn, args, options)
 
 
 def crown(
@@ -189,10 +192,8 @@ def crown(
 
     References: Zhang et al., arXiv 1811.00866.
     """
-    return _bound(
-        crown, fn, args, relaxation=relaxation, intermediates=intermediates, chunk_size=chunk_size,
-        capacity=capacity, early=early, published=published,
-    )  # fmt: skip
+    options = Options(relaxation, intermediates, chunk_size, capacity, early, published)
+    return _bound(CROWN, fn, args, options)
 
 
 def alpha_crown(
@@ -246,21 +247,12 @@ def alpha_crown(
 
     References: Xu et al., arXiv 2011.13824.
     """
-    options = {
-        "steps": steps,
-        "optimizer": optimizer,
-        "optimize_intermediates": optimize_intermediates,
-        "relaxation": relaxation,
-        "intermediates": intermediates,
-        "chunk_size": chunk_size,
-        "capacity": capacity,
-        "early": early,
-    }
-    return _bound(alpha_crown, fn, args, **_with_search(**options))
+    recipe = _alpha_crown(steps, optimizer, optimize_intermediates)
+    return _bound(recipe, fn, args, Options(relaxation, intermediates, chunk_size, capacity, early))
 
 
-def _with_search(steps=20, optimizer=None, optimize_intermediates=False, **options):
-    """Checks the options of `alpha_crown`; returns them with a `Search` in place of its own three."""
+def _alpha_crown(steps=20, optimizer=None, optimize_intermediates=False) -> Recipe:
+    """Checks the options that `alpha_crown` has alone; returns its recipe."""
     if not (isinstance(steps, int) and steps >= 0):
         raise ValueError(f"steps is {steps!r}; expected an integer >= 0")
     optimizer = OPTIMIZER if optimizer is None else optimizer
@@ -268,27 +260,31 @@ def _with_search(steps=20, optimizer=None, optimize_intermediates=False, **optio
         raise TypeError(
             f"optimizer is {optimizer!r}; expected an optax gradient transformation, such as optax.adam(0.1)"
         )
-    if isinstance(options.get("relaxation"), str) and options["relaxation"] == "constant":
-        raise ValueError("relaxation is 'constant'; its lines have no alphas to optimise")
-    return options | {"search": Search(steps, optimizer, optimize_intermediates)}
+    search = Search(steps, optimizer, to_unit_interval)
+    return optimising(search, inside=optimize_intermediates)
 
 
-RECIPES: dict[Callable[..., Any], Recipe] = {
-    ibp: Recipe(s.keep, s.interval_output, None),
-    lbp: Recipe(s.forward, s.forward_output, rows.through_linear_bounds),
-    crown_ibp: Recipe(s.keep, s.backward_output, rows.from_inputs),
-    crown_lbp: Recipe(s.forward, s.backward_output, rows.from_inputs),
-    crown: Recipe(s.backward, s.backward_output, rows.from_inputs),
-    alpha_crown: Recipe(s.backward, s.backward_output, None),
+# The recipe of each method; a function of those options that the others do not have.
+RECIPES: dict[Callable[..., Any], Callable[..., Recipe]] = {
+    ibp: lambda: IBP,
+    lbp: lambda: LBP,
+    crown_ibp: lambda: CROWN_IBP,
+    crown_lbp: lambda: CROWN_LBP,
+    crown: lambda: CROWN,
+    alpha_crown: _alpha_crown,
 }
 
 
-def resolve(method, options):
-    """Returns the function behind a `functools.partial`, and all options of `prepare`; raises if it is no method."""
+def resolve(method, options: dict[str, Any]) -> tuple[Recipe, Options]:
+    """Returns the recipe and the options of a method, or of a `functools.partial` of one; raises if it is none."""
     while isinstance(method, functools.partial):
         options = method.keywords | options
         method = method.func
     if method not in RECIPES:
         known = ", ".join(recipe.__name__ for recipe in RECIPES)
         raise ValueError(f"method is {method!r}; expected one of the functions {known}")
-    return method, (_with_search(**options) if method is alpha_crown else options)
+    shared = {field.name for field in dataclasses.fields(Options)}
+    own = {name: value for name, value in options.items() if name not in shared}
+    if unknown := own.keys() - inspect.signature(RECIPES[method]).parameters:
+        raise TypeError(f"{method.__name__} has no option {', '.join(map(repr, sorted(unknown)))}")
+    return RECIPES[method](**own), Options(**{k: v for k, v in options.items() if k in shared})

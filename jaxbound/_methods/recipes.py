@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,17 +14,20 @@ from jaxbound._bounds.regions import LpBall
 from jaxbound._program.graph import Var
 from jaxbound._rules.linear_rules import linear_operands
 from jaxbound._rules.relaxations import elementwise, partial
-from jaxbound._walks.alphas import best_start, optimised
+from jaxbound._rules.relaxing import relax
+from jaxbound._walks.alphas import Search, best_start, optimised
+from jaxbound._walks.context import Context
 from jaxbound._walks.exactness import LOOSE, affine_ends, exactness
 from jaxbound._walks.intervals import interval_step
 from jaxbound._walks.rows import (
+    Both,
     Finish,
-    Walk,
     apart,
     by_rows,
     by_windows,
     concretized,
     from_affine_ends,
+    from_inputs,
     through_linear_bounds,
     together,
 )
@@ -32,60 +35,65 @@ from jaxbound._walks.rows import (
 # ---------------------------------------------------------------- ways to bound an operand
 
 
-def keep(walk: Walk, var: Var) -> Interval:
+def keep(context: Context, var: Var) -> Interval:
     """Keeps the interval of the interval walk; bounds the affine block after an lp ball by the dual norm too."""
-    ends = affine_ends(walk.graph, var)
-    if ends != [var] and any(isinstance(walk.regions.get(v), LpBall) for v in ends):
-        return intersect(walk.env[var], concretized(by_rows(from_affine_ends, walk, var), var))
-    return walk.env[var]
+    ends = affine_ends(context.graph, var)
+    if ends != [var] and any(isinstance(context.regions.get(v), LpBall) for v in ends):
+        return intersect(
+            context.env[var], concretized(by_rows(from_affine_ends, context, var), var)
+        )
+    return context.env[var]
 
 
-def forward(walk: Walk, var: Var) -> Interval:
+def forward(context: Context, var: Var) -> Interval:
     """Bounds an operand by forward linear bounds."""
-    return _update(walk, var, ordered(walk.forward.interval(var)))
+    return _update(context, var, ordered(context.forward.interval(var, context.env, context.lines)))
 
 
-def backward(walk: Walk, var: Var) -> Interval:
-    """Bounds an operand by rows back to the inputs: all of its elements, or as many undecided ones as may."""
-    both = together
-    if walk.search:
-        both = optimised if walk.search.inside else best_start
-    known, ends, count = walk.env[var], by_windows(walk, var, both), walk.capacity(var)
-    if count is None:
-        return _update(walk, var, concretized(ends, var))
-    # Where fewer elements are undecided, the rest of ``here`` lies beyond the operand and is dropped.
-    here = jnp.nonzero(undecided(walk, var), size=min(count, var.size), fill_value=var.size)[0]
-    lower, upper = (
-        end.ravel().at[here].set(new, mode="drop").reshape(var.shape)
-        for end, new in zip((known.lower, known.upper), ends.some(here), strict=True)
-    )
-    return _update(walk, var, outward(lower, upper))
+def backward(ends: Callable[..., Both]) -> Callable[[Context, Var], Interval]:
+    """Returns a way to bound an operand by rows back to the inputs: all elements, or as many undecided ones as may."""
+
+    def operand(context: Context, var: Var) -> Interval:
+        known, bounder = context.env[var], by_windows(context, var, ends)
+        count = context.capacity(var)
+        if count is None:
+            return _update(context, var, concretized(bounder, var))
+        # Where fewer elements are undecided, the rest of ``here`` lies beyond the operand and is dropped.
+        size = min(count, var.size)
+        here = jnp.nonzero(undecided(context, var), size=size, fill_value=var.size)[0]
+        lower, upper = (
+            end.ravel().at[here].set(new, mode="drop").reshape(var.shape)
+            for end, new in zip((known.lower, known.upper), bounder.some(here), strict=True)
+        )
+        return _update(context, var, outward(lower, upper))
+
+    return operand
 
 
-def _update(walk: Walk, var: Var, found: Interval) -> Interval:
+def _update(context: Context, var: Var, found: Interval) -> Interval:
     """Intersects what is found with the known interval.
 
     A published method replaces the interval, unless the operand enters a function that is not defined
     everywhere: bounds by lines may leave its domain, intervals seldom do.
     """
-    alone = walk.published and not any(
-        eqn.primitive in partial and var in eqn.moving.values() for eqn in walk.graph.equations
+    alone = context.published and not any(
+        eqn.primitive in partial and var in eqn.moving.values() for eqn in context.graph.equations
     )
-    return supersede(walk.env[var], found) if alone else intersect(found, walk.env[var])
+    return supersede(context.env[var], found) if alone else intersect(found, context.env[var])
 
 
-def undecided(walk: Walk, var: Var) -> Any:
+def undecided(context: Context, var: Var) -> Any:
     """Returns a flat mask of the elements that tighter intervals would help: their lines differ."""
     found = jnp.zeros(var.shape, bool)
-    for eqn in walk.graph.equations:
+    for eqn in context.graph.equations:
         if var not in eqn.moving.values() or linear_operands(eqn) is not None:
             continue
         shapes = [v.shape for v in (*eqn.outputs, *eqn.moving.values())]
         if eqn.primitive not in elementwise or shapes != 2 * [var.shape]:
             return jnp.ones(var.size, bool)
-        image = zip(eqn.outputs, interval_step(eqn, walk.env), strict=True)
-        lines = dataclasses.replace(walk, env=walk.env | dict(image)).relax(eqn)
-        for end in (walk.env[var].lower, walk.env[var].upper):
+        image = zip(eqn.outputs, interval_step(eqn, context.env), strict=True)
+        lines = relax(eqn, {**context.env, **dict(image)}, context.choices)
+        for end in (context.env[var].lower, context.env[var].upper):
             (low,), (high,) = (jax.tree.leaves(line(end)) for line in (lines.lower, lines.upper))
             found |= low != high
     return found.ravel()
@@ -94,56 +102,73 @@ def undecided(walk: Walk, var: Var) -> Any:
 # ---------------------------------------------------------------- ways to bound the output
 
 
-def _elided(walk: Walk, var: Var) -> bool:
+def _elided(context: Context, var: Var) -> bool:
     """Tells whether to bound the last affine block as one map.
 
     It is where that is tighter, for no more rows than the largest input of the block has elements;
     after an lp ball, always.
     """
-    ends = affine_ends(walk.graph, var)
-    if any(isinstance(walk.regions.get(v), LpBall) for v in ends):
+    ends = affine_ends(context.graph, var)
+    if any(isinstance(context.regions.get(v), LpBall) for v in ends):
         return ends != [var]
-    tighter = exactness(walk.graph, walk.regions, restart=True)[var] == LOOSE
+    tighter = exactness(context.graph, context.regions, restart=True)[var] == LOOSE
     return tighter and var.size <= max(v.size for v in ends)
 
 
-def interval_output(walk: Walk, var: Var) -> Interval:
+def interval_output(context: Context, var: Var) -> Interval:
     """Bounds the output by its interval, or by the intervals before its last affine block, taken as one map."""
     return (
-        concretized(by_rows(from_affine_ends, walk, var), var)
-        if _elided(walk, var)
-        else walk.env[var]
+        concretized(by_rows(from_affine_ends, context, var), var)
+        if _elided(context, var)
+        else context.env[var]
     )
 
 
-def forward_output(walk: Walk, var: Var) -> Interval:
+def forward_output(context: Context, var: Var) -> Interval:
     """Bounds the output by forward linear bounds; a small last affine block by those before it, as one map."""
-    if affine_ends(walk.graph, var) != [var] and var.size <= max(
-        v.size for v in affine_ends(walk.graph, var)
+    if affine_ends(context.graph, var) != [var] and var.size <= max(
+        v.size for v in affine_ends(context.graph, var)
     ):
-        return _within(walk, var, concretized(by_rows(through_linear_bounds, walk, var), var))
-    return _within(walk, var, ordered(walk.forward.interval(var)))
+        return _within(context, var, concretized(by_rows(through_linear_bounds, context, var), var))
+    return _within(context, var, ordered(context.forward.interval(var, context.env, context.lines)))
 
 
-def backward_output(walk: Walk, var: Var) -> Interval:
-    """Bounds the output by rows back to the inputs."""
-    both = optimised if walk.search else apart
-    return _within(walk, var, concretized(by_windows(walk, var, both), var))
+def backward_output(ends: Callable[..., Both]) -> Callable[[Context, Var], Interval]:
+    """Returns a way to bound the output by rows back to the inputs."""
+
+    def output(context: Context, var: Var) -> Interval:
+        return _within(context, var, concretized(by_windows(context, var, ends), var))
+
+    return output
 
 
-def _within(walk: Walk, var: Var, found: Interval) -> Interval:
+def _within(context: Context, var: Var, found: Interval) -> Interval:
     """Intersects what is found with the interval of the output.
 
     A published method does so only for the value of a non-linear equation: a probability is at most 1.
     """
-    if not walk.published:
-        return intersect(found, interval_output(walk, var))
-    return intersect(found, walk.env[var]) if affine_ends(walk.graph, var) == [var] else found
+    if not context.published:
+        return intersect(found, interval_output(context, var))
+    return intersect(found, context.env[var]) if affine_ends(context.graph, var) == [var] else found
 
 
 class Recipe(NamedTuple):
     """Describes a method: how it bounds the operands of non-linear equations, and the output."""
 
-    operand: Callable[[Walk, Var], Interval]
-    output: Callable[[Walk, Var], Interval]
+    operand: Callable[[Context, Var], Interval]
+    output: Callable[[Context, Var], Interval]
     rows: Callable[..., Finish] | None  # of the output, for `linear_bounds`; None: no such
+    relaxes: bool = True  # whether either looks at relaxations
+
+
+def optimising(search: Search, inside: bool) -> Recipe:
+    """Returns alpha-CROWN: each row of the output has its own lines, optimised; if ``inside``, of operands too."""
+    best = functools.partial(optimised, search)
+    return Recipe(backward(best if inside else best_start), backward_output(best), None)
+
+
+IBP = Recipe(keep, interval_output, None, relaxes=False)
+LBP = Recipe(forward, forward_output, through_linear_bounds)
+CROWN_IBP = Recipe(keep, backward_output(apart), from_inputs)
+CROWN_LBP = Recipe(forward, backward_output(apart), from_inputs)
+CROWN = Recipe(backward(together), backward_output(apart), from_inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -72,7 +73,7 @@ class Equation:
         outs = self.primitive.bind(*operands, **self.params)
         return list(outs) if isinstance(outs, list | tuple) else [outs]
 
-    def evaluate(self, env: dict[Var, Any]) -> dict[Var, Any]:
+    def evaluate(self, env: Mapping[Var, Any]) -> dict[Var, Any]:
         """Returns the values of the outputs by variable; operands are read from ``env``."""
         return dict(zip(self.outputs, self.bind(*(read(env, a) for a in self.inputs)), strict=True))
 
@@ -104,6 +105,14 @@ class Graph:
             env.update(eqn.evaluate(env))
         return jax.tree.unflatten(self.out_tree, [read(env, a) for a in self.outputs])
 
+    def known(self, env: Mapping[Var, Any]) -> dict[Var, Any]:
+        """Returns ``env`` and the values of all equations without uncertain operands."""
+        env = dict(env)
+        for eqn in self.equations:
+            if not eqn.moving:
+                env |= eqn.evaluate(env)
+        return env
+
     def before(self, var: Var) -> list[Equation]:
         """Returns the equations on uncertain values that ``var`` depends on, in their order."""
         live, found = {var}, []
@@ -114,5 +123,5 @@ class Graph:
         return found[::-1]
 
 
-def read(env: dict[Var, Any], atom: Atom) -> Any:
+def read(env: Mapping[Var, Any], atom: Atom) -> Any:
     return atom.value if isinstance(atom, Constant) else env[atom]

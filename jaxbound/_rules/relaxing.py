@@ -1,11 +1,10 @@
-"""Makes the relaxation of an equation on given intervals: once, and checked to be affine if it is a user's."""
+"""Makes the relaxations of equations on given intervals, checked to be affine if they are a user's."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 
@@ -15,36 +14,48 @@ from jaxbound._rules.curves import Choice
 from jaxbound._rules.linear_rules import linear_operands
 from jaxbound._rules.relaxations import Relaxation, constant_relaxation, is_registered, relaxations
 
+# Relaxations of non-linear equations, by their first output.
+Lines = Mapping[Var, Relaxation]
 
-def relaxing(
-    env: dict[Var, Any], kind: str, alphas: dict[Var, dict[str, Any]]
-) -> Callable[[Equation], Relaxation]:
-    """Returns a function from an equation to its relaxation on the intervals of ``env``, made once for each.
 
-    The function raises a ValueError if a registered relaxation is not affine, or if there are ``alphas`` for lines
-    that are not free.
+class Choices(NamedTuple):
+    """Says which lines relaxations take: those of a kind; free lines where alphas are given, there."""
+
+    kind: str  # such as "adaptive"
+    alphas: Mapping[Var, Mapping[str, Any]] = {}  # by the output of their equation, by side
+
+
+def relax(eqn: Equation, env: Mapping[Var, Any], choices: Choices) -> Relaxation:
+    """Returns the relaxation of a non-linear equation on the intervals of its operands and of its outputs.
+
+    Raises:
+      ValueError: a registered relaxation is not affine, or there are alphas for lines that are not free.
     """
+    image = [env[out] for out in eqn.outputs]
+    rule = relaxations.get(eqn.primitive)
+    lines = choices.kind != "constant" and eqn.outputs[0].is_float and image[0].lower.size
+    if rule is None or not lines:
+        return constant_relaxation(image)
+    operands = (read(env, atom) for atom in eqn.inputs)
+    choice = Choice(choices.kind, choices.alphas.get(eqn.outputs[0]))
+    found = rule(*operands, image=image[0], choice=choice, **eqn.params)
+    if is_registered(rule):
+        _check_affine(eqn, found)
+    if unknown := choice.given.keys() - choice.taken.keys():
+        raise ValueError(
+            f"relaxation has alphas {sorted(unknown)} for {eqn.primitive} ({eqn.layer or eqn.line}), whose "
+            f"free lines are {sorted(choice.taken)}"
+        )
+    return dataclasses.replace(found, free=choice.taken)
 
-    @functools.cache
-    def relax(eqn: Equation) -> Relaxation:
-        image = [env[out] for out in eqn.outputs]
-        rule = relaxations.get(eqn.primitive)
-        lines = kind != "constant" and eqn.outputs[0].is_float and image[0].lower.size
-        if rule is None or not lines:
-            return constant_relaxation(image)
-        operands = (read(env, atom) for atom in eqn.inputs)
-        choice = Choice(kind, alphas.get(eqn.outputs[0]))
-        found = rule(*operands, image=image[0], choice=choice, **eqn.params)
-        if is_registered(rule):
-            _check_affine(eqn, found)
-        if unknown := choice.given.keys() - choice.taken.keys():
-            raise ValueError(
-                f"relaxation has alphas {sorted(unknown)} for {eqn.primitive} ({eqn.layer or eqn.line}), whose "
-                f"free lines are {sorted(choice.taken)}"
-            )
-        return dataclasses.replace(found, free=choice.taken)
 
-    return relax
+def relax_all(equations: Sequence[Equation], env: Mapping[Var, Any], choices: Choices) -> Lines:
+    """Returns the relaxations of those equations that are not linear."""
+    return {
+        eqn.outputs[0]: relax(eqn, env, choices)
+        for eqn in equations
+        if eqn.moving and linear_operands(eqn) is None
+    }
 
 
 def _check_affine(eqn: Equation, relaxation: Relaxation) -> None:

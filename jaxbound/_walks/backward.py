@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,17 +12,27 @@ from jaxbound._bounds.linear import weigh
 from jaxbound._program.graph import Equation, Graph, Var, read
 from jaxbound._rules.linear_rules import IN_PLACE, linear_operands, linear_rules, pull_back
 from jaxbound._rules.relaxations import Relaxation
+from jaxbound._rules.relaxing import Lines
 
 Rows = dict[Var, Any]  # coefficients ``[K, *v.shape]`` by variable v
+
+
+# Takes an equation whose outputs the rows have reached, all rows and their offset, and returns the rows and the offset
+# that go on from there: below them wherever the caller's constraints hold.
+Step = Callable[[Equation, Rows, Any], tuple[Rows, Any]]
+
+
+def unchanged(eqn: Equation, rows: Rows, offset) -> tuple[Rows, Any]:
+    return rows, offset
 
 
 def walk_back(
     graph: Graph,
     rows: Rows,
     offset,
-    env: dict[Var, Any],
-    relax: Callable[[Equation], Relaxation] | None,
-    visit: Callable[[Rows, Any], None] = lambda rows, offset: None,
+    env: Mapping[Var, Any],
+    lines: Lines | None,
+    step: Step = unchanged,
 ) -> tuple[Rows, Any]:
     """Bounds ``sum_v rows[v] . v + offset`` from below in terms of earlier values.
 
@@ -31,41 +41,37 @@ def walk_back(
       rows: ``[K, *v.shape]`` for every v at which they start.
       offset: ``[K]``.
       env: the values of known variables.
-      relax: gives the relaxation of a non-linear equation; None: the rows stay at its outputs.
-      visit: called with the rows and the offset before and after every relaxation: they are a lower
-        bound there as well.
+      lines: the relaxations of non-linear equations; None: the rows stay at their outputs.
+      step: called before every equation; may look at the rows, or add to rows and offset what is at most 0.
 
     Returns:
       ``ends, offset [K]`` with ``sum_v ends[v] . v + offset`` at most the value of the start; the keys
-      of ``ends`` are inputs (and, without ``relax``, outputs of non-linear equations).
+      of ``ends`` are inputs (and, without ``lines``, outputs of non-linear equations).
     """
-    live, ends = dict(rows), {}
-    count = len(offset)
+    rows, ends = dict(rows), {}
     for eqn in reversed(graph.equations):
-        hit = {out: live.pop(out) for out in eqn.outputs if out in live}
+        rows, offset = step(eqn, rows, offset)
+        hit = {out: rows.pop(out) for out in eqn.outputs if out in rows}
         if not hit:
             continue
         linear = linear_operands(eqn)
-        if linear is None and relax is not None:
-            visit(ends | live | hit, offset)
+        if linear is None and lines is None:
+            ends |= hit
+            continue
         # Casts rows to the dtype of their value: sums and offsets have the widest dtype on the way.
         outs = [
-            jnp.asarray(hit.get(v, jnp.zeros((count, *v.shape), v.dtype)), v.dtype)
+            jnp.asarray(hit.get(v, jnp.zeros((len(offset), *v.shape), v.dtype)), v.dtype)
             for v in eqn.outputs
         ]
         if linear is not None:
             added, found = _through_linear(eqn, linear, outs, env)
-        elif relax is not None:
-            added, found = _through_relaxation(eqn, relax(eqn), outs)
         else:
-            ends |= hit
-            continue
+            assert lines is not None
+            added, found = _through_relaxation(eqn, lines[eqn.outputs[0]], outs)
         offset = offset + added
         for v, row in found:
-            live[v] = live[v] + row if v in live else row
-        if linear is None:
-            visit(ends | live, offset)
-    return ends | live, offset
+            rows[v] = rows[v] + row if v in rows else row
+    return ends | rows, offset
 
 
 def _through_linear(eqn: Equation, linear: Sequence[int], outs, env):
@@ -128,7 +134,7 @@ def _dot(rows, bias):
     return (rows * jnp.where((rows == 0) & ~jnp.isfinite(bias), 0, bias)).sum(-1)
 
 
-def unit_rows(graph: Graph, var: Var, indices, env: dict[Var, Any]) -> tuple[Var, Any, Any]:
+def unit_rows(graph: Graph, var: Var, indices, env: Mapping[Var, Any]) -> tuple[Var, Any, Any]:
     """Returns an earlier v and rows: ``rows . v + offset`` are the elements of ``var`` at flat indices ``[C]``.
 
     Goes back through equations that leave elements in place; the rows of a product are entries picked

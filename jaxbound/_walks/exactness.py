@@ -7,6 +7,8 @@ anything after an lp ball, whose elements depend on each other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from jaxbound._bounds.interval import Interval
 from jaxbound._bounds.regions import Region
 from jaxbound._program.graph import Equation, Graph, Var
@@ -17,7 +19,7 @@ from jaxbound._rules.relaxations import elementwise
 BOX, EXACT, LOOSE = range(3)
 
 
-def exactness(graph: Graph, regions: dict[Var, Region], restart: bool) -> dict[Var, int]:
+def exactness(graph: Graph, regions: Mapping[Var, Region], restart: bool) -> dict[Var, int]:
     """Returns BOX, EXACT or LOOSE for every uncertain variable.
 
     With ``restart``, the intervals of non-linear equations' outputs count as boxes of their own.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,8 @@ from jaxbound._rules.arithmetic import ends, times
 from jaxbound._rules.interval_rules import interval_rules
 from jaxbound._rules.linear_rules import linear_operands
 from jaxbound._rules.relaxations import Relaxation
-from jaxbound._walks.chunks import add_chunks, check_fits, map_chunks
+from jaxbound._rules.relaxing import Choices, Lines, relax_all
+from jaxbound._walks.chunks import KEPT_CHUNKS, add_chunks, check_fits, map_chunks, rows_at_once
 
 
 class Affine(NamedTuple):
@@ -66,77 +67,68 @@ class Forward:
     """Bounds every variable of a graph by linear functions of the inputs.
 
     Walks forward for a few elements of the inputs at a time, anew for every variable; in a
-    convolutional net for blocks of elements, through the windows that these reach.
+    convolutional net for blocks of elements, through the windows that these reach. Its methods take
+    the intervals and the relaxations before a variable; what is kept of a variable never changes.
 
     Args:
-      graph, regions, env, alphas: as of `Walk`.
-      relaxing: ``relaxing(env, alphas=alphas)`` gives the relaxations on the intervals of ``env``.
-      at_once: ``at_once(graph)`` says how many elements of the inputs to treat at a time.
-      kept: up to so many elements of the inputs, all coefficients of all variables are kept.
-      examples: of the batch, side by side.
+      graph, regions, choices, chunk_size, examples: as of `Context`.
+      known: the arrays of known variables.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        regions: dict[Var, Region],
-        env,
-        *,
-        alphas,
-        relaxing,
-        at_once,
-        kept,
-        examples,
-    ):
-        self.graph, self.regions, self.env = graph, regions, env
-        self.alphas, self.relaxing = alphas, relaxing
-        self.at_once, self.examples = at_once, examples
+    def __init__(self, graph: Graph, regions, known, choices: Choices, chunk_size, examples: int):
+        self.graph, self.regions, self.known, self.choices = graph, regions, known, choices
+        self.chunk_size, self.examples = chunk_size, examples
         self.total = sum(var.size for var in regions)
+        # Up to so many elements of the inputs, all coefficients of all variables are kept.
+        kept = self._at_once(graph) * (1 if chunk_size else KEPT_CHUNKS)
         self.whole = self.total <= kept
-        self._relax = relaxing(env, alphas=alphas)
-        self._all, self._none = (self._walk(jnp.arange(n), self._relax) for n in (self.total, 0))
+        self._all, self._none = (self._walk(jnp.arange(n)) for n in (self.total, 0))
         self.cone = functools.cache(functools.partial(cone, graph))
 
-    def _walk(self, directions, relax) -> Callable[[Var], Affine]:
-        return linear_walk(self.graph, seeds(self.regions, directions), self.env, relax)
+    def _at_once(self, graph: Graph) -> int:
+        return self.chunk_size or rows_at_once(graph, self.examples)
 
-    def _offset(self, var: Var) -> Interval:
-        """Returns the offset; called before the loops over coefficients, so relaxations are made outside of them."""
+    def _walk(self, directions) -> Callable[[Var, Lines], Affine]:
+        return linear_walk(self.graph, seeds(self.regions, directions), self.known)
+
+    def _offset(self, var: Var, env: Mapping[Var, Any], lines: Lines) -> Interval:
+        """Returns the offset of ``var``."""
         if self.cone(var) is None:
-            return self._none(var).offset
-        # Uses the current intervals, as the blocks do: the cached relaxations may be older.
-        return self._walk(jnp.arange(0), self.relaxing(self.env, alphas=self.alphas))(var).offset
+            return self._none(var, lines).offset
+        # As the blocks do, whose coefficients belong to it: relaxations on the intervals that are known by now.
+        lines = relax_all(self.graph.before(var), env, self.choices)
+        return self._walk(jnp.arange(0))(var, lines).offset
 
-    def linear(self, var: Var) -> Affine:
+    def linear(self, var: Var, env: Mapping[Var, Any], lines: Lines) -> Affine:
         """Returns the linear bounds of ``var`` with all coefficients."""
         reached = self.cone(var)
         if reached is None and self.whole:
-            return self._all(var)
+            return self._all(var, lines)
         check_fits(
             f"forward linear bounds of {var.size} values, {self.total} coefficients each, lower and upper,",
             2 * self.total * var.size * self.examples,
             var.dtype,
             "bound fewer outputs, or by a method without them (jb.crown_ibp, jb.crown)",
         )
-        offset = self._offset(var)
+        offset = self._offset(var, env, lines)
         if reached is None:
-            some = lambda directions: ends(self._walk(directions, self._relax)(var).coeffs)
-            low, high = map_chunks(some, self.at_once(self.graph), self.total)
+            some = lambda directions: ends(self._walk(directions)(var, lines).coeffs)
+            low, high = map_chunks(some, self._at_once(self.graph), self.total)
         else:
-            low, high = self._from_blocks(reached)
+            low, high = self._from_blocks(reached, env)
         return Affine(Interval(low, high), offset)
 
-    def interval(self, var: Var) -> Interval:
+    def interval(self, var: Var, env: Mapping[Var, Any], lines: Lines) -> Interval:
         """Returns the interval of ``var``: ``lower <= value <= upper`` for inputs in the regions."""
         regions, reached = list(self.regions.values()), self.cone(var)
         if reached is None and self.whole:
-            return self._all(var).interval(regions)
-        offset = self._offset(var)
+            return self._all(var, lines).interval(regions)
+        offset = self._offset(var, env, lines)
         if reached is None:
-            some = functools.partial(self._shares, var)
-            at_once, count = self.at_once(self.graph), self.total
+            some = functools.partial(self._shares, var, lines)
+            at_once, count = self._at_once(self.graph), self.total
         else:
-            some = functools.partial(self._shares_of_blocks, reached)
+            some = functools.partial(self._shares_of_blocks, reached, env)
             at_once, count = self._blocks_at_once(reached), math.prod(reached.counts)
 
         def add(*pair):
@@ -147,9 +139,9 @@ class Forward:
         low, high = (sum(map(supported, regions, side)) for side in sums)
         return outward(offset.lower - low, offset.upper + high)
 
-    def _shares(self, var: Var, directions):
+    def _shares(self, var: Var, lines: Lines, directions):
         """Returns what some elements of the inputs add to the supports of both ends, per region."""
-        low, high = ends(self._walk(directions, self._relax)(var).coeffs)
+        low, high = ends(self._walk(directions)(var, lines).coeffs)
         found, first = [], 0
         for region in self.regions.values():
             local = directions - first
@@ -164,24 +156,25 @@ class Forward:
     # ------------------------------------------------------------ in blocks
 
     def _blocks_at_once(self, reached: Crop) -> int:
-        return max(1, self.at_once(reached.graph) // reached.graph.inputs[0].size)
+        return max(1, self._at_once(reached.graph) // reached.graph.inputs[0].size)
 
-    def _of_block(self, reached: Crop, index):
+    def _of_block(self, reached: Crop, env: Mapping[Var, Any], index):
         """Returns a block's place and region, and the coefficients of the target's window: 0 beyond the last block."""
         place = jnp.unravel_index(index, reached.counts)
-        env, regions, alphas = reached.at(place, self.env, self.regions, self.alphas)
+        env, regions, alphas = reached.at(place, env, self.regions, self.choices.alphas)
         ((source, region),) = regions.items()
         inside = reached.inside(source, place) & (index < math.prod(reached.counts))
         seed = jnp.diag(inside.ravel().astype(source.dtype)).reshape(-1, *source.shape)
-        relax = self.relaxing(env, alphas=alphas)
-        walk = linear_walk(reached.graph, {source: _linear(seed)}, env, relax)
-        return place, region, ends(walk(reached.target).coeffs)
+        choices = self.choices._replace(alphas=alphas)
+        lines = relax_all(reached.graph.equations, env, choices)
+        walk = linear_walk(reached.graph, {source: _linear(seed)}, env)
+        return place, region, ends(walk(reached.target, lines).coeffs)
 
-    def _shares_of_blocks(self, reached: Crop, indices):
+    def _shares_of_blocks(self, reached: Crop, env: Mapping[Var, Any], indices):
         """Returns what some blocks of the one input add to the supports of both ends."""
 
         def some(index):
-            place, region, (low, high) = self._of_block(reached, index)
+            place, region, (low, high) = self._of_block(reached, env, index)
             part = part_of(region, jnp.arange(math.prod(region.shape)))
             sides = (shares(part, c.reshape(len(c), -1), 0) for c in (-low, high))
             return [[[reached.embedded(x[None], place)[0] for x in side]] for side in sides]
@@ -189,11 +182,11 @@ class Forward:
         (region,) = self.regions.values()
         return [[merged(region, side[0])] for side in jax.vmap(some)(indices)]
 
-    def _from_blocks(self, reached: Crop):
+    def _from_blocks(self, reached: Crop, env: Mapping[Var, Any]):
         """Returns all coefficients, lower and upper, block by block."""
 
         def some(index):
-            place, _, sides = self._of_block(reached, index)
+            place, _, sides = self._of_block(reached, env, index)
             return tuple(reached.embedded(c, place) for c in sides)
 
         count = math.prod(reached.counts)
@@ -202,34 +195,29 @@ class Forward:
 
 
 def linear_walk(
-    graph: Graph,
-    inputs: dict[Var, Affine],
-    env: dict[Var, Any],
-    relax: Callable[[Equation], Relaxation] | None,
-) -> Callable[[Var], Affine]:
-    """Returns a function that gives the linear bounds of any variable, walking forward only as far as it must.
+    graph: Graph, inputs: dict[Var, Affine], known: Mapping[Var, Any]
+) -> Callable[[Var, Lines], Affine]:
+    """Returns a function that gives the linear bounds of a variable by the relaxations of the equations before it.
 
-    ``env`` has to hold the known values, and what a relaxation reads once it is met; ``relax`` None: all is affine.
+    It walks forward only as far as it must, and keeps what it finds. ``known`` has to hold the known values.
     """
     found, remaining = dict(inputs), iter(graph.equations)
     total = next((affine.coeffs.shape[0] for affine in inputs.values()), 0)
 
-    def bounds(var: Var) -> Affine:
+    def bounds(var: Var, lines: Lines) -> Affine:
         while var not in found:
             eqn = next(remaining)
             if eqn.moving:
-                found.update(zip(eqn.outputs, step(eqn), strict=True))
+                found.update(zip(eqn.outputs, step(eqn, lines), strict=True))
         return found[var]
 
-    def step(eqn: Equation) -> list[Affine]:
-        linear = linear_operands(eqn)
+    def step(eqn: Equation, lines: Lines) -> list[Affine]:
+        moving, linear = eqn.moving, linear_operands(eqn)
         if linear is None:
-            assert relax is not None
-            moving = [found[v] for v in eqn.moving.values() if v.is_float]
-            return _relaxed(eqn, relax(eqn), moving, total)
-        moving = eqn.moving
+            operands = [found[v] for v in moving.values() if v.is_float]
+            return _relaxed(eqn, lines[eqn.outputs[0]], operands, total)
         operands = [
-            found[moving[i]] if i in moving else read(env, a) for i, a in enumerate(eqn.inputs)
+            found[moving[i]] if i in moving else read(known, a) for i, a in enumerate(eqn.inputs)
         ]
         return _through(eqn, linear, operands)
 
@@ -282,15 +270,12 @@ def _compose(eqn: Equation, fn, operands: list[Affine], total: int) -> list[Affi
     """Returns an affine function of operands that are between affine functions of the inputs."""
     avals = [jax.ShapeDtypeStruct(op.offset.shape, op.offset.dtype) for op in operands]
     graph = trace_flat(fn, avals, [True] * len(avals))
-    env: dict[Var, Any] = {}
-    for inner in graph.equations:
-        if not inner.moving:
-            env |= inner.evaluate(env)
-    bounds = linear_walk(graph, dict(zip(graph.inputs, operands, strict=True)), env, None)
+    env = graph.known({})
+    bounds = linear_walk(graph, dict(zip(graph.inputs, operands, strict=True)), env)
     found = []
     for atom, var in zip(graph.outputs, eqn.outputs, strict=True):
         if isinstance(atom, Var) and atom.uncertain:
-            found.append(bounds(atom))
+            found.append(bounds(atom, {}))
         else:  # fn is constant here
             zero, value = (
                 jnp.zeros((total, *var.shape), var.dtype),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxbound._bounds.interval import Interval, beyond, cast, ordered, outward
@@ -12,23 +12,37 @@ from jaxbound._rules.interval_rules import interval_rules
 from jaxbound._rules.linear_rules import linear_operands
 
 
-def interval_walk(graph: Graph, env: dict[Var, Any], refine: Callable[[Var], Interval]) -> None:
+def interval_walk(
+    graph: Graph,
+    env: Mapping[Var, Any],
+    refine: Callable[[Var, Mapping[Var, Any]], Interval] = lambda var, env: env[var],
+    passed: Callable[[Equation, Mapping[Var, Any]], None] = lambda eqn, env: None,
+) -> dict[Var, Any]:
     """Bounds every value of the graph, in order.
 
     Args:
       graph: from `trace`.
-      env: the `Interval` or array of every input; filled with those of every variable.
-      refine: called once for every operand of a non-linear equation, when ``env`` holds all values
-        before it; the interval it returns replaces the operand's from there on.
+      env: the intervals of uncertain inputs and the arrays of all known variables, as `Graph.known` gives them.
+      refine: called once for every operand of a non-linear equation, with all values before it; the
+        interval it returns replaces the operand's from there on.
+      passed: called after every non-linear equation, with all values up to its own.
+
+    Returns:
+      The intervals and arrays of all variables.
     """
-    pending = dict.fromkeys(relaxed_operands(graph))
-    # Known values first: refining an operand looks at the equations that read it.
-    for eqn in sorted(graph.equations, key=lambda eqn: bool(eqn.moving)):
-        for var in eqn.inputs:
-            if var in pending and linear_operands(eqn) is None:
-                env[var] = cast(refine(var), var.dtype)
-                del pending[var]
-        env.update(zip(eqn.outputs, interval_step(eqn, env), strict=True))
+    found, pending = dict(env), set(relaxed_operands(graph))
+    for eqn in graph.equations:
+        if not eqn.moving:
+            continue
+        nonlinear = linear_operands(eqn) is None
+        for var in eqn.inputs if nonlinear else ():
+            if var in pending:
+                found[var] = cast(refine(var, found), var.dtype)
+                pending.remove(var)
+        found.update(zip(eqn.outputs, interval_step(eqn, found), strict=True))
+        if nonlinear:
+            passed(eqn, found)
+    return found
 
 
 def relaxed_operands(graph: Graph) -> list[Var]:
@@ -38,11 +52,9 @@ def relaxed_operands(graph: Graph) -> list[Var]:
     return [var for var in found if isinstance(var, Var) and var.is_float]
 
 
-def interval_step(eqn: Equation, env: dict[Var, Any]) -> list[Any]:
-    """Returns the outputs of one equation: evaluated where all operands are known, else by its interval rule."""
+def interval_step(eqn: Equation, env: Mapping[Var, Any]) -> list[Any]:
+    """Returns the intervals of an equation's outputs."""
     operands = [read(env, atom) for atom in eqn.inputs]
-    if not eqn.moving:
-        return eqn.bind(*operands)
     outs = interval_rules[eqn.primitive].bound(*operands, **eqn.params)
     outs = outs if isinstance(outs, list) else [outs]
     widened = beyond if eqn.primitive in PICKS else outward

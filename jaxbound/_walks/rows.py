@@ -1,4 +1,4 @@
-"""Bounds a variable by rows that walk backward, many at a time."""
+"""Bounds a variable by rows that context backward, many at a time."""
 
 from __future__ import annotations
 
@@ -17,57 +17,14 @@ from jaxbound._bounds.regions import Region
 from jaxbound._locality.crop import crop
 from jaxbound._locality.slices import joined
 from jaxbound._locality.windows import sizes
-from jaxbound._program.graph import Equation, Graph, Var
+from jaxbound._program.graph import Equation, Var
 from jaxbound._rules.arithmetic import ends as ends_of
-from jaxbound._rules.relaxations import Relaxation
-from jaxbound._rules.relaxing import relaxing
-from jaxbound._walks.backward import Rows, unit_rows, walk_back
-from jaxbound._walks.chunks import KEPT_CHUNKS, check_fits, map_chunks, rows_at_once
+from jaxbound._rules.relaxing import relax_all
+from jaxbound._walks.backward import Rows, Step, unit_rows, walk_back
+from jaxbound._walks.chunks import check_fits, map_chunks
+from jaxbound._walks.context import Context
 from jaxbound._walks.exactness import affine_ends, nonlinear_before
-from jaxbound._walks.forward import Forward
 from jaxbound._walks.intervals import relaxed_operands
-
-
-@dataclasses.dataclass(frozen=True)
-class Walk:
-    """Holds what the steps of one call share."""
-
-    graph: Graph
-    regions: dict[Var, Region]
-    env: dict[Var, Any]  # grows as the intervals walk forward
-    kind: str  # of lines, such as "adaptive"
-    alphas: dict[
-        Var, dict[str, Any]
-    ]  # where the free lines lie instead of by kind, by the output of their equation
-    chunk_size: int | None  # rows at once; None: by their size
-    examples: int  # how many of the batch run side by side
-    capacity: Callable[[Var], int | None]  # how many elements of an operand walk back; None: all
-    early: bool = False  # whether rows are concretized at the known intervals on their way too
-    published: bool = False  # whether bounds found by linear bounds replace the intervals
-    search: Any = None  # how alphas are optimised; None: they are not
-
-    @functools.cached_property
-    def relax(self) -> Callable[[Equation], Relaxation]:
-        """Gives the relaxation of an equation on the intervals of ``env``, made once."""
-        return relaxing(self.env, self.kind, self.alphas)
-
-    def rows_at_once(self, graph: Graph) -> int:
-        return self.chunk_size or rows_at_once(graph, self.examples)
-
-    @functools.cached_property
-    def forward(self) -> Forward:
-        """Returns the forward linear bounds of the graph's variables."""
-        kept = self.rows_at_once(self.graph) * (1 if self.chunk_size else KEPT_CHUNKS)
-        return Forward(
-            self.graph,
-            self.regions,
-            self.env,
-            alphas=self.alphas,
-            relaxing=functools.partial(relaxing, kind=self.kind),
-            at_once=self.rows_at_once,
-            kept=kept,
-            examples=self.examples,
-        )
 
 
 class Below(NamedTuple):
@@ -90,49 +47,55 @@ class Below(NamedTuple):
 Finish = Callable[[Rows, Any], Below]
 
 
-def from_inputs(walk: Walk, var: Var) -> Finish:
+def from_inputs(context: Context, var: Var) -> Finish:
     """Returns a `Finish` that takes rows back to the inputs, through the relaxations."""
-    for eqn in nonlinear_before(walk.graph, var):
-        walk.relax(eqn)  # made here, outside of the loop over rows
-
-    known = {*walk.regions, *relaxed_operands(walk.graph)}
-    known |= {out for eqn in nonlinear_before(walk.graph, var) for out in eqn.outputs}
 
     def finish(rows: Rows, offset) -> Below:
-        """Takes rows back; if ``early``, keeps their bounds at the known intervals on the way as a floor."""
-        floors = []
-
-        def look(rows: Rows, offset) -> None:
-            if walk.early and rows.keys() <= known:
-                regions = [walk.regions[v] if v in walk.regions else walk.env[v] for v in rows]
-                floors.append(least(Below(regions, list(rows.values()), offset)))
-
-        ends, offset = walk_back(walk.graph, rows, offset, walk.env, walk.relax, look)
+        floors: list[Any] = []
+        step = _looking(context, var, floors) if context.early else context.step
+        ends, offset = walk_back(context.graph, rows, offset, context.env, context.lines, step)
         floor = jnp.stack(floors).max(0) if floors else -jnp.inf
-        shapes = [(len(offset), *v.shape) for v in walk.regions]
+        shapes = [(len(offset), *v.shape) for v in context.regions]
         coeffs = [
             ends[v] if v in ends else jnp.zeros(s, offset.dtype)
-            for v, s in zip(walk.regions, shapes, strict=True)
+            for v, s in zip(context.regions, shapes, strict=True)
         ]
-        return Below(list(walk.regions.values()), coeffs, offset, floor)
+        return Below(list(context.regions.values()), coeffs, offset, floor)
 
     return finish
 
 
-def from_affine_ends(walk: Walk, var: Var) -> Finish:
+def _looking(context: Context, var: Var, floors: list[Any]) -> Step:
+    """Returns a step that appends to ``floors`` the least values of rows, wherever intervals are known."""
+    known = {*context.regions, *relaxed_operands(context.graph)}
+    known |= {out for eqn in nonlinear_before(context.graph, var) for out in eqn.outputs}
+
+    def step(eqn: Equation, rows: Rows, offset):
+        if rows.keys() <= known and not rows.keys().isdisjoint(eqn.outputs):
+            floors.append(least(_where_they_are(context, rows, offset)))
+        return context.step(eqn, rows, offset)
+
+    return step
+
+
+def _where_they_are(context: Context, rows: Rows, offset) -> Below:
+    """Returns rows as lower bounds in terms of the values where they are."""
+    regions = [context.regions.get(v, context.env[v]) for v in rows]
+    return Below(regions, list(rows.values()), offset)
+
+
+def from_affine_ends(context: Context, var: Var) -> Finish:
     """Returns a `Finish` that leaves rows where affine equations end, at values whose intervals are known."""
-
-    def finish(rows: Rows, offset) -> Below:
-        regions = [walk.regions[v] if v in walk.regions else walk.env[v] for v in rows]
-        return Below(regions, list(rows.values()), offset)
-
-    return finish
+    return functools.partial(_where_they_are, context)
 
 
-def through_linear_bounds(walk: Walk, var: Var) -> Finish:
+def through_linear_bounds(context: Context, var: Var) -> Finish:
     """Returns a `Finish` that takes rows through the forward linear bounds of the values where they are."""
-    affine = {end: walk.forward.linear(end) for end in affine_ends(walk.graph, var)}
-    sizes = [v.size for v in walk.regions]
+    affine = {
+        end: context.forward.linear(end, context.env, context.lines)
+        for end in affine_ends(context.graph, var)
+    }
+    sizes = [v.size for v in context.regions]
     starts = [sum(sizes[:i]) for i in range(1, len(sizes))]
 
     def finish(rows: Rows, offset) -> Below:
@@ -143,9 +106,9 @@ def through_linear_bounds(walk: Walk, var: Var) -> Finish:
             total = total + jnp.maximum(flat, 0) @ low + jnp.minimum(flat, 0) @ high
             low_offset, high_offset = map(jnp.ravel, ends_of(affine[end].offset))
             offset = offset + weigh(flat, low_offset, high_offset)
-        blocks = zip(jnp.split(total, starts, axis=1), walk.regions, strict=True)
+        blocks = zip(jnp.split(total, starts, axis=1), context.regions, strict=True)
         coeffs = [b.reshape(len(offset), *v.shape) for b, v in blocks]
-        return Below(list(walk.regions.values()), coeffs, offset)
+        return Below(list(context.regions.values()), coeffs, offset)
 
     return finish
 
@@ -157,10 +120,10 @@ def least(below: Below):
     return jnp.maximum(once(below.offset - lowest), below.floor)
 
 
-def _affine_rows(walk: Walk, var: Var, indices) -> tuple[Rows, Any]:
+def _affine_rows(context: Context, var: Var, indices) -> tuple[Rows, Any]:
     """Takes rows back as far as equations are affine: there, the rows of ``-var`` are those of ``var``, negated."""
-    start, rows, offset = unit_rows(walk.graph, var, indices, walk.env)
-    return walk_back(walk.graph, {start: rows}, offset, walk.env, None)
+    start, rows, offset = unit_rows(context.graph, var, indices, context.env)
+    return walk_back(context.graph, {start: rows}, offset, context.env, None)
 
 
 def _both_signs(finish: Finish, rows: Rows, offset) -> tuple[Below, Below]:
@@ -172,9 +135,9 @@ def _both_signs(finish: Finish, rows: Rows, offset) -> tuple[Below, Below]:
 Both = Callable[[Rows, Any], tuple[Any, Any]]
 
 
-def apart(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
+def apart(kind: Callable[..., Finish], context: Context, var: Var) -> Both:
     """Returns a function for both ends by two walks: a caller who reads one end pays for one."""
-    finish = kind(walk, var)
+    finish = kind(context, var)
 
     def both(rows: Rows, offset):
         below, above = _both_signs(finish, rows, offset)
@@ -183,9 +146,9 @@ def apart(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
     return both
 
 
-def together(kind: Callable[..., Finish], walk: Walk, var: Var) -> Both:
-    """Returns a function for both ends by one walk: less to compile."""
-    finish = kind(walk, var)
+def together(kind: Callable[..., Finish], context: Context, var: Var) -> Both:
+    """Returns a function for both ends by one context: less to compile."""
+    finish = kind(context, var)
 
     def both(rows: Rows, offset):
         def one(sign):
@@ -207,12 +170,12 @@ class Ends(NamedTuple):
     some: Callable[[Any], tuple[Any, Any]]
 
 
-def by_rows(kind: Callable[..., Finish], walk: Walk, var: Var, both=apart) -> Ends:
+def by_rows(kind: Callable[..., Finish], context: Context, var: Var, both=apart) -> Ends:
     """Bounds ``var`` by rows ``[C, *var.shape]``, many at a time."""
-    ends, limit = both(kind, walk, var), walk.rows_at_once(walk.graph)
+    ends, limit = both(kind, context, var), context.rows_at_once(context.graph)
 
     def at(indices):
-        return ends(*_affine_rows(walk, var, indices))
+        return ends(*_affine_rows(context, var, indices))
 
     def some(indices):
         return map_chunks(lambda i: at(indices[i]), limit, len(indices))
@@ -220,18 +183,21 @@ def by_rows(kind: Callable[..., Finish], walk: Walk, var: Var, both=apart) -> En
     return Ends(lambda: map_chunks(at, limit, var.size), some)
 
 
-def by_windows(walk: Walk, var: Var, both=apart) -> Ends:
+def by_windows(context: Context, var: Var, both=apart) -> Ends:
     """Bounds ``var`` by rows back to the inputs; where its elements read small windows, through those alone."""
-    found = crop(walk.graph, var)
+    found = crop(context.graph, var)
     if found is None:
-        return by_rows(from_inputs, walk, var, both)
-    target, limit = found.target, walk.rows_at_once(found.graph)
+        return by_rows(from_inputs, context, var, both)
+    target, limit = found.target, context.rows_at_once(found.graph)
 
     def at(place, indices):
         """Bounds the elements at one place, by their indices in ``target``."""
-        env, regions, alphas = found.at(place, walk.env, walk.regions, walk.alphas)
+        alphas = context.choices.alphas
+        env, regions, alphas = found.at(place, context.env, context.regions, alphas)
+        choices = context.choices._replace(alphas=alphas)
+        lines = relax_all(found.graph.equations, env, choices)
         there = dataclasses.replace(
-            walk, graph=found.graph, env=env, regions=regions, alphas=alphas
+            context, graph=found.graph, env=env, regions=regions, choices=choices, lines=lines
         )
         rows = _affine_rows(there, target, indices)
         return both(from_inputs, there, target)(*rows)
@@ -260,22 +226,22 @@ def concretized(ends: Ends, var: Var) -> Interval:
     return ordered(outward(*(end.reshape(var.shape) for end in ends.all())))
 
 
-def linear_bounds_of(kind: Callable[..., Finish], walk: Walk, var: Var) -> LinearBounds:
+def linear_bounds_of(kind: Callable[..., Finish], context: Context, var: Var) -> LinearBounds:
     """Returns the linear bounds of ``var`` with respect to the inputs."""
-    inputs = sum(v.size for v in walk.regions)
+    inputs = sum(v.size for v in context.regions)
     check_fits(
         f"linear bounds of {var.size} outputs, {inputs} coefficients each, lower and upper,",
-        2 * inputs * var.size * walk.examples,
+        2 * inputs * var.size * context.examples,
         var.dtype,
         "bound fewer outputs, or their intervals alone (jb.crown, jb.crown_ibp), which need no such table",
     )
-    finish = kind(walk, var)
+    finish = kind(context, var)
 
     def some(indices):
-        below, above = _both_signs(finish, *_affine_rows(walk, var, indices))
+        below, above = _both_signs(finish, *_affine_rows(context, var, indices))
         negated = tuple(-c for c in above.coeffs)
         return tuple(below.coeffs), below.offset, negated, -above.offset
 
-    limit = walk.rows_at_once(walk.graph)
+    limit = context.rows_at_once(context.graph)
     arrays = map_chunks(some, limit, var.size)
     return LinearBounds(*jax.tree.map(lambda x: x.reshape(*var.shape, *x.shape[1:]), arrays))
