@@ -18,7 +18,7 @@ from jaxbound._program.graph import Equation, Graph, Var, read
 from jaxbound._program.trace import trace
 from jaxbound._rules.errors import check_supported
 from jaxbound._rules.linear_rules import linear_operands
-from jaxbound._rules.relaxations import KINDS, check_kind
+from jaxbound._rules.relaxations import KINDS, Relaxation, check_kind
 from jaxbound._rules.relaxing import Choices, relax
 from jaxbound._walks.chunks import examples
 from jaxbound._walks.context import Context
@@ -53,29 +53,10 @@ def prepare(
     Returns:
       What is known in the end.
     """
-    _check_chunk_size(options.chunk_size)
-    leaves = leaves_of(args)
-    graph = trace(fn, *args)
-    check_supported(graph)
-    inputs = dict(zip(graph.inputs, leaves, strict=True))
-    regions = {var: leaf for var, leaf in inputs.items() if is_region(leaf)}
-    known = graph.known({var: leaf for var, leaf in inputs.items() if var not in regions})
-    choices, given = _choices(graph, options.relaxation), intervals_of(graph, options.intermediates)
-    side_by_side, lines = examples(leaves), {}
-    start = Context(
-        graph=graph,
-        regions=regions,
-        env=known | {var: enclosing_box(region) for var, region in regions.items()},
-        lines=lines,
-        choices=choices,
-        forward=Forward(graph, regions, known, choices, options.chunk_size, side_by_side),
-        examples=side_by_side,
-        chunk_size=options.chunk_size,
-        capacity=_capacities(graph, options.capacity),
-        early=options.early,
-        published=options.published,
-    )
-    levels = exactness(graph, regions, restart=False)
+    start = _before_all(fn, args, options)
+    given = intervals_of(start.graph, options.intermediates)
+    levels = exactness(start.graph, start.regions, restart=False)
+    lines: dict[Var, Relaxation] = {}
 
     def refine(var: Var, env: Mapping[Var, Any]) -> Interval:
         found = env[var]
@@ -88,10 +69,35 @@ def prepare(
     def passed(eqn: Equation, env: Mapping[Var, Any]) -> None:
         if recipe.relaxes:
             image = {out: intersect(env[out], given[out]) for out in eqn.outputs if out in given}
-            lines[eqn.outputs[0]] = relax(eqn, {**env, **image} if image else env, choices)
+            lines[eqn.outputs[0]] = relax(eqn, {**env, **image} if image else env, start.choices)
 
-    env = interval_walk(graph, start.env, refine, passed)
-    return dataclasses.replace(start, env=env)
+    env = interval_walk(start.graph, start.env, refine, passed)
+    return dataclasses.replace(start, env=env, lines=lines)
+
+
+def _before_all(fn, args, options: Options) -> Context:
+    """Returns what is known before any value is bounded: the graph, the regions, and what does not depend on them."""
+    _check_chunk_size(options.chunk_size)
+    leaves = leaves_of(args)
+    graph = trace(fn, *args)
+    check_supported(graph)
+    inputs = dict(zip(graph.inputs, leaves, strict=True))
+    regions = {var: leaf for var, leaf in inputs.items() if is_region(leaf)}
+    known = graph.known({var: leaf for var, leaf in inputs.items() if var not in regions})
+    choices, side_by_side = _choices(graph, options.relaxation), examples(leaves)
+    return Context(
+        graph=graph,
+        regions=regions,
+        env=known | {var: enclosing_box(region) for var, region in regions.items()},
+        lines={},
+        choices=choices,
+        forward=Forward(graph, regions, known, choices, options.chunk_size, side_by_side),
+        examples=side_by_side,
+        chunk_size=options.chunk_size,
+        capacity=_capacities(graph, options.capacity),
+        early=options.early,
+        published=options.published,
+    )
 
 
 def leaves_of(args) -> list[Any]:

@@ -19,7 +19,7 @@ Lines = Mapping[Var, Relaxation]
 
 
 class Choices(NamedTuple):
-    """Says which lines relaxations take: those of a kind; free lines where alphas are given, there."""
+    """Holds which lines relaxations take: those of a kind; free lines where alphas are given, there."""
 
     kind: str  # such as "adaptive"
     alphas: Mapping[Var, Mapping[str, Any]] = {}  # by the output of their equation, by side
