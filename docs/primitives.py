@@ -15,7 +15,7 @@ from jaxbound._rules.interval_rules import interval_rules
 from jaxbound._rules.linear_rules import linear_rules
 from jaxbound._rules.relaxations import elementwise, relaxations
 
-# Those of tests/test_layers.py and tests/test_control_flow.py.
+# Those of tests/test_flax_layers.py and tests/test_control_flow.py.
 LAYERS = {
     "linen": (
         "Dense", "DenseGeneral", "Einsum", "Embed", "Conv", "ConvTranspose", "avg_pool", "max_pool", "BatchNorm",

@@ -10,6 +10,11 @@ import time
 import jax
 import programs
 import pytest
+from random_programs.checks import check, draw_calls
+from random_programs.drawing import draw_program
+from random_programs.operations import UNARY
+from random_programs.program import Draw, Program, Step
+from random_programs.regions import draw_regions
 
 import jaxbound as jb
 from jaxbound._rules.interval_rules import interval_rules
@@ -28,9 +33,7 @@ def test_most_operations_are_tried():
     unsupported: collections.Counter = collections.Counter()
     drawn: set[str] = set()
     for seed in range(20):
-        drawn |= {
-            step.name for step in programs.draw_program(programs.Draw(seed), unsupported).steps
-        }
+        drawn |= {step.name for step in draw_program(Draw(seed), unsupported).steps}
     assert len(drawn) > 30
     assert sum(unsupported.values()) < 40
 
@@ -44,14 +47,11 @@ def test_a_wrong_rule_is_found(monkeypatch):
         return jb.Interval(0.9 * found.lower, 0.9 * found.upper)
 
     monkeypatch.setitem(interval_rules, jax.lax.tanh_p, rule._replace(bound=short))
-    steps = tuple(
-        programs.Step(name, programs.UNARY[name], (i,))
-        for i, name in enumerate(("arctan", "tanh", "abs"))
-    )
-    program = programs.Program((((2,), "box"),), steps, (3,))
-    d = programs.Draw(0)
-    args, calls = programs.draw_regions(d, program), programs.draw_calls(d)
-    alarms = programs.check(program, args, calls, "float32", 0, "vmap")
+    steps = tuple(Step(name, UNARY[name], (i,)) for i, name in enumerate(("arctan", "tanh", "abs")))
+    program = Program((((2,), "box"),), steps, (3,))
+    d = Draw(0)
+    args, calls = draw_regions(d, program), draw_calls(d)
+    alarms = check(program, args, calls, "float32", 0, "vmap")
     assert {alarm.call for alarm in alarms} >= {"ibp"}
     text = programs.shortest(program, args, calls, "float32", 0, alarms[0])
     assert "return v2" in text and "tanh" in text and "abs" not in text

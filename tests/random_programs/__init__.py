@@ -1,0 +1,1 @@
+"""Random programs: well-formed JAX functions of a few steps, regions for them, and what must hold."""
