@@ -59,7 +59,9 @@ class Crop:
     masks: dict[Var, tuple[Window, tuple[int, ...]]]
     starts: dict[Var, Span]
 
-    def at(self, place: Sequence[Any], env: Mapping[Var, Any], regions: Mapping[Var, Any], alphas):
+    def values_at(
+        self, place: Sequence[Any], env: Mapping[Var, Any], regions: Mapping[Var, Any], alphas
+    ):
         """Returns the values, input regions and alphas of the graph at one place."""
         here = {
             new: cut(read(env, atom), window, new.shape, place)

@@ -20,8 +20,8 @@ from jaxbound._walks.context import Context
 from jaxbound._walks.exactness import LOOSE, affine_ends, exactness
 from jaxbound._walks.intervals import interval_step
 from jaxbound._walks.rows import (
-    Both,
     Finish,
+    RowEnds,
     apart,
     by_rows,
     by_windows,
@@ -50,7 +50,7 @@ def forward(context: Context, var: Var) -> Interval:
     return _update(context, var, ordered(context.forward.interval(var, context.env, context.lines)))
 
 
-def backward(ends: Callable[..., Both]) -> Callable[[Context, Var], Interval]:
+def backward(ends: Callable[..., RowEnds]) -> Callable[[Context, Var], Interval]:
     """Returns a way to bound an operand by rows back to the inputs: all elements, or as many undecided ones as may."""
 
     def operand(context: Context, var: Var) -> Interval:
@@ -63,7 +63,7 @@ def backward(ends: Callable[..., Both]) -> Callable[[Context, Var], Interval]:
         here = jnp.nonzero(undecided(context, var), size=size, fill_value=var.size)[0]
         lower, upper = (
             end.ravel().at[here].set(new, mode="drop").reshape(var.shape)
-            for end, new in zip((known.lower, known.upper), bounder.some(here), strict=True)
+            for end, new in zip((known.lower, known.upper), bounder.chosen(here), strict=True)
         )
         return _update(context, var, outward(lower, upper))
 
@@ -133,7 +133,7 @@ def forward_output(context: Context, var: Var) -> Interval:
     return _within(context, var, ordered(context.forward.interval(var, context.env, context.lines)))
 
 
-def backward_output(ends: Callable[..., Both]) -> Callable[[Context, Var], Interval]:
+def backward_output(ends: Callable[..., RowEnds]) -> Callable[[Context, Var], Interval]:
     """Returns a way to bound the output by rows back to the inputs."""
 
     def output(context: Context, var: Var) -> Interval:

@@ -32,7 +32,7 @@ class Pieces(NamedTuple):
         for i, (z, value) in enumerate(zip(self.breaks, self.at, strict=True)):
             left, right = self.polys[i : i + 2]
             room = 8 * eps * max(_size(left, z), _size(right, z))
-            if max(abs(_at(left, z) - value), abs(_at(right, z) - value)) > room:
+            if max(abs(_value_at(left, z) - value), abs(_value_at(right, z) - value)) > room:
                 return False
         return True
 
@@ -44,7 +44,7 @@ def constant(value: float) -> Pieces:
     return Pieces((), ((0.0, 0.0, float(value)),), ())
 
 
-def _at(poly: Poly, z: float) -> float:
+def _value_at(poly: Poly, z: float) -> float:
     a, b, c = poly
     return a * z * z + b * z + c
 
@@ -58,7 +58,7 @@ def _refined(f: Pieces, breaks: list[float]) -> Pieces:
     """Returns the same function with all of these break points, which include its own."""
     known = dict(zip(f.breaks, f.at, strict=True))
     polys = [f.polys[bisect.bisect_right(f.breaks, left)] for left in (-math.inf, *breaks)]
-    at = [known[z] if z in known else _at(polys[i], z) for i, z in enumerate(breaks)]
+    at = [known[z] if z in known else _value_at(polys[i], z) for i, z in enumerate(breaks)]
     return Pieces(tuple(breaks), tuple(polys), tuple(at))
 
 
@@ -72,7 +72,7 @@ def _simplified(f: Pieces) -> Pieces:
     positive: list[Any] = [tuple(x + 0.0 for x in poly) for poly in f.polys]  # no -0.0
     breaks, polys, at = [], positive[:1], []
     for z, poly, value in zip(f.breaks, positive[1:], f.at, strict=True):
-        if poly != polys[-1] or abs(_at(poly, z) - value) > 1e-12 * _size(poly, z):
+        if poly != polys[-1] or abs(_value_at(poly, z) - value) > 1e-12 * _size(poly, z):
             breaks.append(z + 0.0)
             polys.append(poly)
             at.append(value + 0.0)
@@ -157,7 +157,7 @@ def _sign(f: Pieces, **_) -> Pieces:
     if breaks:
         far = 1 + abs(breaks[0]) + abs(breaks[-1])
         inner = [breaks[0] - far, *inner, breaks[-1] + far]
-    signs = [_sign_of(_at(p, z)) for p, z in zip(f.polys, inner or [0.0], strict=True)]
+    signs = [_sign_of(_value_at(p, z)) for p, z in zip(f.polys, inner or [0.0], strict=True)]
     at = [
         0.0 if abs(value) <= 1e-12 * max(_size(p, z) for p in f.polys[i : i + 2]) else _sign_of(value)
         for i, (z, value) in enumerate(zip(breaks, f.at, strict=True))

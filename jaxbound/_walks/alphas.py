@@ -15,7 +15,7 @@ from jaxbound._program.graph import Constant, Var
 from jaxbound._rules.relaxing import Choices
 from jaxbound._walks.context import Context
 from jaxbound._walks.exactness import nonlinear_before
-from jaxbound._walks.rows import Both, Finish, Rows, least
+from jaxbound._walks.rows import Finish, RowEnds, Rows, least
 
 # One dict of arrays by side, "lower" and "upper", per non-linear equation before a variable.
 Alphas = list[dict[str, Any]]
@@ -40,12 +40,12 @@ def to_unit_interval(alphas):
     return jax.tree.map(lambda alpha: jnp.clip(alpha, 0, 1), alphas)
 
 
-def best_start(kind: Callable[..., Finish], context: Context, var: Var) -> Both:
+def best_start(kind: Callable[..., Finish], context: Context, var: Var) -> RowEnds:
     """Returns a function for both ends by one walk: each row takes the best of the starting lines, without a search."""
     starts = _starts(context, var)
     stacked = lax.stop_gradient(_stack(starts))
 
-    def both(rows: Rows, offset):
+    def ends_of_rows(rows: Rows, offset):
         def of_sign(sign):
             turned = {v: sign * row for v, row in rows.items()}
             end = lambda alphas: _lower(kind, context, var, alphas, turned, sign * offset)
@@ -54,10 +54,10 @@ def best_start(kind: Callable[..., Finish], context: Context, var: Var) -> Both:
         lower, upper = jax.vmap(of_sign)(jnp.array([1, -1], offset.dtype))
         return lower, -upper
 
-    return both
+    return ends_of_rows
 
 
-def optimised(search: Search, kind: Callable[..., Finish], context: Context, var: Var) -> Both:
+def optimised(search: Search, kind: Callable[..., Finish], context: Context, var: Var) -> RowEnds:
     """Returns a function for both ends by two walks: each row has its own alphas, optimised from its best start.
 
     The gradient of an end takes its alphas as constants: none flows through their search.

@@ -161,7 +161,7 @@ class Forward:
     def _of_block(self, reached: Crop, env: Mapping[Var, Any], index):
         """Returns a block's place and region, and the coefficients of the target's window: 0 beyond the last block."""
         place = jnp.unravel_index(index, reached.counts)
-        env, regions, alphas = reached.at(place, env, self.regions, self.choices.alphas)
+        env, regions, alphas = reached.values_at(place, env, self.regions, self.choices.alphas)
         ((source, region),) = regions.items()
         inside = reached.inside(source, place) & (index < math.prod(reached.counts))
         seed = jnp.diag(inside.ravel().astype(source.dtype)).reshape(-1, *source.shape)

@@ -131,99 +131,101 @@ def _both_signs(finish: Finish, rows: Rows, offset) -> tuple[Below, Below]:
     return finish(rows, offset), finish({v: -row for v, row in rows.items()}, -offset)
 
 
-# Gives the lower and the upper ends ``[K]`` of rows and their offset.
-Both = Callable[[Rows, Any], tuple[Any, Any]]
+# Gives the lower and the upper ends ``[K]`` of the values of rows and their offset.
+RowEnds = Callable[[Rows, Any], tuple[Any, Any]]
 
 
-def apart(kind: Callable[..., Finish], context: Context, var: Var) -> Both:
+def apart(kind: Callable[..., Finish], context: Context, var: Var) -> RowEnds:
     """Returns a function for both ends by two walks: a caller who reads one end pays for one."""
     finish = kind(context, var)
 
-    def both(rows: Rows, offset):
+    def ends_of_rows(rows: Rows, offset):
         below, above = _both_signs(finish, rows, offset)
         return least(below), -least(above)
 
-    return both
+    return ends_of_rows
 
 
-def together(kind: Callable[..., Finish], context: Context, var: Var) -> Both:
+def together(kind: Callable[..., Finish], context: Context, var: Var) -> RowEnds:
     """Returns a function for both ends by one context: less to compile."""
     finish = kind(context, var)
 
-    def both(rows: Rows, offset):
-        def one(sign):
+    def ends_of_rows(rows: Rows, offset):
+        def lower_end(sign):
             return least(finish({v: sign * row for v, row in rows.items()}, sign * offset))
 
-        lower, upper = jax.vmap(one)(jnp.array([1, -1], offset.dtype))
+        lower, upper = jax.vmap(lower_end)(jnp.array([1, -1], offset.dtype))
         return lower, -upper
 
-    return both
+    return ends_of_rows
 
 
-class Ends(NamedTuple):
+class Bounder(NamedTuple):
     """Holds functions that bound a variable: all of its elements, or some.
 
-    ``all()`` gives lower and upper ends of ``var.size`` elements, ``some(indices [C])`` those at flat indices.
+    ``every()`` gives lower and upper ends of ``var.size`` elements, ``chosen(indices [C])`` those at flat indices.
     """
 
-    all: Callable[[], tuple[Any, Any]]
-    some: Callable[[Any], tuple[Any, Any]]
+    every: Callable[[], tuple[Any, Any]]
+    chosen: Callable[[Any], tuple[Any, Any]]
 
 
-def by_rows(kind: Callable[..., Finish], context: Context, var: Var, both=apart) -> Ends:
+def by_rows(kind: Callable[..., Finish], context: Context, var: Var, row_ends=apart) -> Bounder:
     """Bounds ``var`` by rows ``[C, *var.shape]``, many at a time."""
-    ends, limit = both(kind, context, var), context.rows_at_once(context.graph)
+    ends, limit = row_ends(kind, context, var), context.rows_at_once(context.graph)
 
-    def at(indices):
+    def of_elements(indices):
         return ends(*_affine_rows(context, var, indices))
 
-    def some(indices):
-        return map_chunks(lambda i: at(indices[i]), limit, len(indices))
+    def chosen(indices):
+        return map_chunks(lambda i: of_elements(indices[i]), limit, len(indices))
 
-    return Ends(lambda: map_chunks(at, limit, var.size), some)
+    return Bounder(lambda: map_chunks(of_elements, limit, var.size), chosen)
 
 
-def by_windows(context: Context, var: Var, both=apart) -> Ends:
+def by_windows(context: Context, var: Var, row_ends=apart) -> Bounder:
     """Bounds ``var`` by rows back to the inputs; where its elements read small windows, through those alone."""
     found = crop(context.graph, var)
     if found is None:
-        return by_rows(from_inputs, context, var, both)
+        return by_rows(from_inputs, context, var, row_ends)
     target, limit = found.target, context.rows_at_once(found.graph)
 
-    def at(place, indices):
+    def in_window(place, indices):
         """Bounds the elements at one place, by their indices in ``target``."""
         alphas = context.choices.alphas
-        env, regions, alphas = found.at(place, context.env, context.regions, alphas)
+        env, regions, alphas = found.values_at(place, context.env, context.regions, alphas)
         choices = context.choices._replace(alphas=alphas)
         lines = relax_all(found.graph.equations, env, choices)
         there = dataclasses.replace(
             context, graph=found.graph, env=env, regions=regions, choices=choices, lines=lines
         )
         rows = _affine_rows(there, target, indices)
-        return both(from_inputs, there, target)(*rows)
+        return row_ends(from_inputs, there, target)(*rows)
 
     def every():
         # All rows of one place share the lines of its window.
-        there = jax.vmap(lambda i: at(jnp.unravel_index(i, found.counts), jnp.arange(target.size)))
+        there = jax.vmap(
+            lambda i: in_window(jnp.unravel_index(i, found.counts), jnp.arange(target.size))
+        )
         places = math.prod(found.counts)
         ends = map_chunks(there, max(1, limit // target.size), places)
         return tuple(joined(end, found.counts, sizes(found.window)) for end in ends)
 
-    def some(indices):
-        def one(i):
+    def chosen(indices):
+        def element(i):
             # Along an axis that places move on, the window has length 1: the index wraps to 0.
             place = jnp.unravel_index(i, var.shape)
             flat = jnp.ravel_multi_index(place, sizes(found.window), mode="wrap")
-            return jax.tree.map(jnp.squeeze, at(place, flat[None]))
+            return jax.tree.map(jnp.squeeze, in_window(place, flat[None]))
 
-        return map_chunks(lambda i: jax.vmap(one)(indices[i]), limit, len(indices))
+        return map_chunks(lambda i: jax.vmap(element)(indices[i]), limit, len(indices))
 
-    return Ends(every, some)
+    return Bounder(every, chosen)
 
 
-def concretized(ends: Ends, var: Var) -> Interval:
+def concretized(bounder: Bounder, var: Var) -> Interval:
     """Returns the interval of ``var`` by all of its rows."""
-    return ordered(outward(*(end.reshape(var.shape) for end in ends.all())))
+    return ordered(outward(*(end.reshape(var.shape) for end in bounder.every())))
 
 
 def linear_bounds_of(kind: Callable[..., Finish], context: Context, var: Var) -> LinearBounds:
@@ -237,11 +239,11 @@ def linear_bounds_of(kind: Callable[..., Finish], context: Context, var: Var) ->
     )
     finish = kind(context, var)
 
-    def some(indices):
+    def pairs(indices):
         below, above = _both_signs(finish, *_affine_rows(context, var, indices))
         negated = tuple(-c for c in above.coeffs)
         return tuple(below.coeffs), below.offset, negated, -above.offset
 
     limit = context.rows_at_once(context.graph)
-    arrays = map_chunks(some, limit, var.size)
+    arrays = map_chunks(pairs, limit, var.size)
     return LinearBounds(*jax.tree.map(lambda x: x.reshape(*var.shape, *x.shape[1:]), arrays))
