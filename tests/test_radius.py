@@ -10,7 +10,7 @@ from oracle import precision
 
 import jaxbound as jb
 from jaxbound import training
-from jaxbound._walks import chunks
+from jaxbound._walks import batch
 
 RNG = np.random.default_rng(11)
 W, V = (RNG.normal(size=n).astype("float32") for n in [(8, 5), (3, 8)])
@@ -117,7 +117,7 @@ def test_the_chunks_of_a_batch():
     seen = []
 
     def method(fn, ball):
-        seen.append(chunks.examples(ball))
+        seen.append(batch.examples(ball))
         return jb.ibp(fn, ball)
 
     x, labels = images(7)

@@ -13,7 +13,7 @@ from oracle import DTYPES, METHODS, precision
 
 import jaxbound as jb
 from jaxbound._rules import convolution
-from jaxbound._walks import backward, chunks, rows
+from jaxbound._walks import backward, batch, rows
 
 RNG = np.random.default_rng(6)
 KERNEL, DENSE = RNG.normal(size=(3, 2, 2, 2)), RNG.normal(size=(2, 27)) / 4
@@ -277,7 +277,7 @@ def test_examples_are_counted():
     seen = []
 
     def fn(x, y):
-        seen.append(chunks.examples({"x": x, "y": y}))
+        seen.append(batch.examples({"x": x, "y": y}))
         return x * y
 
     both = jax.vmap(jax.vmap(fn, (0, None)), (None, 0))

@@ -13,8 +13,8 @@ from oracle import assert_contains, once, precision, samples, values
 
 import jaxbound as jb
 from jaxbound._locality.reach import cone
-from jaxbound._walks import forward, rows
-from jaxbound._walks.intervals import relaxed_operands
+from jaxbound._walks import columns, rows
+from jaxbound._walks.operands import relaxed_operands
 
 IMAGE = (12, 12, 2)
 
@@ -116,10 +116,10 @@ def test_blocks_of_pixels_give_the_same_forward_bounds(name, region, monkeypatch
         (fn, _), box = network(name), REGIONS[region]()
         reached = []
         monkeypatch.setattr(
-            forward, "cone", lambda *where: reached.append(cone(*where)) or reached[-1]
+            columns, "cone", lambda *where: reached.append(cone(*where)) or reached[-1]
         )
         by_block = once(jb.linear_bounds, method=jb.lbp)(fn, box)
-        monkeypatch.setattr(forward, "cone", lambda *where: None)
+        monkeypatch.setattr(columns, "cone", lambda *where: None)
         at_once = once(jb.linear_bounds, method=jb.lbp)(fn, box)
     assert any(found is not None for found in reached)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-12), by_block, at_once)

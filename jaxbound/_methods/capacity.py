@@ -7,11 +7,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxbound._methods.prepare import names_of, precision, prepare
+from jaxbound._methods.prepare import precision, prepare
 from jaxbound._methods.published import ibp, resolve
 from jaxbound._methods.recipes import undecided as undecided_elements
 from jaxbound._program.graph import Var
 from jaxbound._walks.context import Context
+from jaxbound._walks.operands import names_of
 
 
 def undecided(fn, *args, method=ibp, **options) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from jaxbound._bounds.interval import Interval
 from jaxbound._bounds.linear import LinearBounds
-from jaxbound._methods.prepare import lines_of, names_of, outputs, precision, prepare
+from jaxbound._methods.prepare import outputs, precision, prepare
 from jaxbound._methods.published import crown, resolve
 from jaxbound._program.graph import Var
+from jaxbound._walks.operands import lines_of, names_of
 from jaxbound._walks.rows import linear_bounds_of
 
 

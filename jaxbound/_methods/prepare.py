@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,14 +16,14 @@ from jaxbound._methods.recipes import Recipe
 from jaxbound._program.graph import Equation, Graph, Var, read
 from jaxbound._program.trace import trace
 from jaxbound._rules.errors import check_supported
-from jaxbound._rules.linear_rules import linear_operands
 from jaxbound._rules.relaxations import KINDS, Relaxation, check_kind
 from jaxbound._rules.relaxing import Choices, relax
-from jaxbound._walks.chunks import examples
+from jaxbound._walks.batch import examples
+from jaxbound._walks.columns import Forward
 from jaxbound._walks.context import Context
 from jaxbound._walks.exactness import LOOSE, exactness
-from jaxbound._walks.forward import Forward
-from jaxbound._walks.intervals import interval_walk, relaxed_operands
+from jaxbound._walks.intervals import interval_walk
+from jaxbound._walks.operands import lines_of, names_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,31 +112,6 @@ def leaves_of(args) -> list[Any]:
 def _check_chunk_size(chunk_size) -> None:
     if chunk_size is not None and not (isinstance(chunk_size, int) and chunk_size > 0):
         raise ValueError(f"chunk_size is {chunk_size!r}; expected a positive integer or None")
-
-
-def names_of(graph: Graph) -> dict[str, Var]:
-    """Gives names to the operands of non-linear equations: the Flax layer (or line) that made them, and a counter."""
-    producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
-    names: dict[str, Var] = {}
-    for var in relaxed_operands(graph):
-        place = producer[var].layer or producer[var].line if var in producer else "input"
-        count = sum(name.rpartition(":")[0] == place for name in names)
-        names[f"{place}:{count}"] = var
-    return names
-
-
-def lines_of(graph: Graph) -> dict[str, Var]:
-    """Gives names to the values of non-linear equations: that of the first operand, and a counter if it has more."""
-    names = {var: name for name, var in names_of(graph).items()}
-    found: dict[str, Var] = {}
-    counts: Counter[str] = Counter()
-    for eqn in graph.equations:
-        operands = [names[v] for v in eqn.moving.values() if v in names]
-        if operands and linear_operands(eqn) is None:
-            name = operands[0]
-            found[f"{name}#{counts[name]}" if counts[name] else name] = eqn.outputs[0]
-            counts[name] += 1
-    return found
 
 
 def _choices(graph: Graph, relaxation) -> Choices:

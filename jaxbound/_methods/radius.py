@@ -11,7 +11,7 @@ from jax import lax
 from jaxbound._bounds.regions import lp_ball
 from jaxbound._methods.margins import margins, verified
 from jaxbound._methods.published import crown
-from jaxbound._walks.chunks import examples, inside_a_loop
+from jaxbound._walks.batch import examples, inside_a_loop
 
 
 def certified_radius(

@@ -17,8 +17,9 @@ from jaxbound._rules.relaxations import elementwise, partial
 from jaxbound._rules.relaxing import relax
 from jaxbound._walks.alphas import Search, best_start, optimised
 from jaxbound._walks.context import Context
-from jaxbound._walks.exactness import LOOSE, affine_ends, exactness
+from jaxbound._walks.exactness import LOOSE, exactness
 from jaxbound._walks.intervals import interval_step
+from jaxbound._walks.operands import affine_ends
 from jaxbound._walks.rows import (
     Finish,
     RowEnds,

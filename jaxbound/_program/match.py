@@ -10,7 +10,6 @@ from jax.core import Tracer
 from jax.extend.core import primitives as jp
 
 from jaxbound._program.graph import Atom, Constant, Graph, Var
-from jaxbound._program.rewrites import COMMUTATIVE
 
 
 def match(pattern: Graph, out: Var, producer) -> tuple[Atom, ...] | None:
@@ -122,3 +121,6 @@ def _uniform(value) -> float | None:
         value = value.flat[0]
     value = np.asarray(value).item()
     return float(value) if np.isfinite(value) else None
+
+
+COMMUTATIVE = frozenset({jp.add_p, jp.mul_p, jp.max_p, jp.min_p})

@@ -33,7 +33,6 @@ CALLS = frozenset(
 )
 
 MOST_FACTORS = 64  # the largest exponent of a power that is written as products
-COMMUTATIVE = frozenset({jp.add_p, jp.mul_p, jp.max_p, jp.min_p})
 
 # Where they keep the number of elements, these only change the shape.
 KEEP_ORDER = frozenset({jp.reshape_p, jp.squeeze_p, jp.broadcast_in_dim_p})

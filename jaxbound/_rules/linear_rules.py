@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
@@ -136,23 +135,6 @@ IN_PLACE = frozenset((
     jp.add_p, jp.add_jaxvals_p, jp.sub_p, jp.mul_p, jp.div_p, jp.neg_p, jp.convert_element_type_p,
     jp.reshape_p, jp.squeeze_p, jp.broadcast_in_dim_p,
 ))  # fmt: skip
-
-
-def pull_back(
-    fn: Callable[..., Any], shapes: Sequence[tuple[tuple[int, ...], Any]], rows: Sequence[Any]
-):
-    """Pulls rows back through an affine function: ``rows . fn(x) == rows . bias + sum_i (result_i . x_i)``.
-
-    Args:
-      fn: affine in every argument; returns a list of arrays.
-      shapes: (shape, dtype) of its arguments.
-      rows: one ``[K, *output_shape]`` per output.
-
-    Returns:
-      The biases (values at zero) and one ``[K, *shape]`` per argument.
-    """
-    bias, vjp = jax.vjp(fn, *(jnp.zeros(shape, dtype) for shape, dtype in shapes))
-    return bias, jax.vmap(lambda *row: vjp(list(row)))(*rows)
 
 
 def is_repeat(eqn) -> bool:

@@ -14,7 +14,7 @@ from jaxbound._bounds.interval import concrete
 from jaxbound._program.graph import Constant, Var
 from jaxbound._rules.relaxing import Choices
 from jaxbound._walks.context import Context
-from jaxbound._walks.exactness import nonlinear_before
+from jaxbound._walks.operands import nonlinear_before
 from jaxbound._walks.rows import Finish, RowEnds, Rows, least
 
 # One dict of arrays by side, "lower" and "upper", per non-linear equation before a variable.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxbound._bounds.linear import weigh
 from jaxbound._program.graph import Equation, Graph, Var, read
-from jaxbound._rules.linear_rules import IN_PLACE, linear_operands, linear_rules, pull_back
+from jaxbound._rules.linear_rules import IN_PLACE, linear_operands, linear_rules
 from jaxbound._rules.relaxations import Relaxation
 from jaxbound._rules.relaxing import Lines
 
@@ -161,3 +161,20 @@ def unit_rows(graph: Graph, var: Var, indices, env: Mapping[Var, Any]) -> tuple[
             return source, rows.astype(source.dtype), jnp.zeros(len(indices), var.dtype)
     rows = jax.nn.one_hot(indices, var.size, dtype=var.dtype)
     return var, rows.reshape(len(indices), *var.shape), jnp.zeros(len(indices), var.dtype)
+
+
+def pull_back(
+    fn: Callable[..., Any], shapes: Sequence[tuple[tuple[int, ...], Any]], rows: Sequence[Any]
+):
+    """Pulls rows back through an affine function: ``rows . fn(x) == rows . bias + sum_i (result_i . x_i)``.
+
+    Args:
+      fn: affine in every argument; returns a list of arrays.
+      shapes: (shape, dtype) of its arguments.
+      rows: one ``[K, *output_shape]`` per output.
+
+    Returns:
+      The biases (values at zero) and one ``[K, *shape]`` per argument.
+    """
+    bias, vjp = jax.vjp(fn, *(jnp.zeros(shape, dtype) for shape, dtype in shapes))
+    return bias, jax.vmap(lambda *row: vjp(list(row)))(*rows)

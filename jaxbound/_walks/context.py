@@ -11,8 +11,8 @@ from jaxbound._program.graph import Graph, Var
 from jaxbound._rules.relaxing import Choices, Lines, relax_all
 from jaxbound._walks.backward import Step, unchanged
 from jaxbound._walks.chunks import rows_at_once
-from jaxbound._walks.exactness import nonlinear_before
-from jaxbound._walks.forward import Forward
+from jaxbound._walks.columns import Forward
+from jaxbound._walks.operands import nonlinear_before
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,23 +57,3 @@ def _step(eqn: Equation, levels: list[int], sources: list[set[Var]]) -> int:
     if sums == "operands" and shared:
         return LOOSE
     return max(level, EXACT) if shared or is_repeat(eqn) else level
-
-
-def affine_ends(graph: Graph, var: Var) -> list[Var]:
-    """Returns the inputs and the outputs of non-linear equations that ``var`` is an affine function of."""
-    live, ends = {var}, []
-    for eqn in reversed(graph.equations):
-        hit = [out for out in eqn.outputs if out in live]
-        if not hit:
-            continue
-        live -= set(hit)
-        if linear_operands(eqn) is None:
-            ends += hit
-        else:
-            live |= set(eqn.moving.values())
-    return ends + list(live)
-
-
-def nonlinear_before(graph: Graph, var: Var) -> list[Equation]:
-    """Returns the non-linear equations that a backward walk from ``var`` meets."""
-    return [eqn for eqn in graph.before(var) if linear_operands(eqn) is None]

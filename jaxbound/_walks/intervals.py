@@ -10,6 +10,7 @@ from jaxbound._program.graph import Equation, Graph, Var, read
 from jaxbound._program.rewrites import PICKS
 from jaxbound._rules.interval_rules import interval_rules
 from jaxbound._rules.linear_rules import linear_operands
+from jaxbound._walks.operands import relaxed_operands
 
 
 def interval_walk(
@@ -43,13 +44,6 @@ def interval_walk(
         if nonlinear:
             passed(eqn, found)
     return found
-
-
-def relaxed_operands(graph: Graph) -> list[Var]:
-    """Returns the uncertain floating-point operands of non-linear equations, in graph order."""
-    nonlinear = [eqn for eqn in graph.equations if eqn.moving and linear_operands(eqn) is None]
-    found = dict.fromkeys(atom for eqn in nonlinear for atom in eqn.inputs if atom.uncertain)
-    return [var for var in found if isinstance(var, Var) and var.is_float]
 
 
 def interval_step(eqn: Equation, env: Mapping[Var, Any]) -> list[Any]:

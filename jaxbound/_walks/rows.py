@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxbound._bounds.interval import Interval, ordered, outward
 from jaxbound._bounds.linear import LinearBounds, once, support, weigh
 from jaxbound._bounds.regions import Region
-from jaxbound._locality.crop import crop
+from jaxbound._locality.receptive import crop
 from jaxbound._locality.slices import joined
 from jaxbound._locality.windows import sizes
 from jaxbound._program.graph import Equation, Var
@@ -23,8 +23,7 @@ from jaxbound._rules.relaxing import relax_all
 from jaxbound._walks.backward import Rows, Step, unit_rows, walk_back
 from jaxbound._walks.chunks import check_fits, map_chunks
 from jaxbound._walks.context import Context
-from jaxbound._walks.exactness import affine_ends, nonlinear_before
-from jaxbound._walks.intervals import relaxed_operands
+from jaxbound._walks.operands import affine_ends, nonlinear_before, relaxed_operands
 
 
 class Below(NamedTuple):

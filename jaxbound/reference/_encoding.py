@@ -15,7 +15,7 @@ from scipy import sparse
 from jaxbound._bounds.interval import Interval, concrete
 from jaxbound._bounds.regions import LpBall, Region, arrays_of, enclosing_box, is_region
 from jaxbound._methods.inspection import intermediate_bounds
-from jaxbound._methods.prepare import intervals_of, leaves_of, names_of, precision
+from jaxbound._methods.prepare import intervals_of, leaves_of, precision
 from jaxbound._program import activations
 from jaxbound._program.graph import Atom, Equation, Graph, Var, read
 from jaxbound._program.trace import trace
@@ -23,7 +23,7 @@ from jaxbound._rules.errors import describe
 from jaxbound._rules.linear_rules import linear_operands
 from jaxbound._walks.backward import unit_rows, walk_back
 from jaxbound._walks.chunks import rows_at_once
-from jaxbound._walks.exactness import affine_ends
+from jaxbound._walks.operands import affine_ends, names_of
 from jaxbound.reference._solver import Model, placed, zeros
 
 # Gives the points where the straight pieces of a function meet, from its known operands and its parameters.
