@@ -42,7 +42,9 @@ def linear_bounds(fn, *args, method=crown, **options):
     recipe, options = resolve(method, options)
     rows = recipe.rows
     if rows is None:
-        raise ValueError(f"{method} has no linear bounds; expected lbp, crown or the like")
+        raise ValueError(
+            f"method={recipe.name} has no linear bounds; expected lbp, crown or the like"
+        )
     with precision():
         context = prepare(recipe, fn, args, options)
 
@@ -123,7 +125,9 @@ def alphas(fn, *args, method=crown, **options) -> dict[str, dict[str, Any]]:
     """
     recipe, options = resolve(method, options)
     if recipe.rows is None:
-        raise ValueError(f"{method} has no alphas to show; expected lbp, crown or the like")
+        raise ValueError(
+            f"method={recipe.name} has no alphas to show; expected lbp, crown or the like"
+        )
     with precision():
         context = prepare(recipe, fn, args, options)
         named = {out: name for name, out in lines_of(context.graph).items()}

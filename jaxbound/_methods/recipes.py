@@ -156,6 +156,7 @@ def _within(context: Context, var: Var, found: Interval) -> Interval:
 class Recipe(NamedTuple):
     """Describes a method: how it bounds the operands of non-linear equations, and the output."""
 
+    name: str
     operand: Callable[[Context, Var], Interval]
     output: Callable[[Context, Var], Interval]
     rows: Callable[..., Finish] | None  # of the output, for `linear_bounds`; None: no such
@@ -165,11 +166,12 @@ class Recipe(NamedTuple):
 def optimising(search: Search, inside: bool) -> Recipe:
     """Returns alpha-CROWN: each row of the output has its own lines, optimised; if ``inside``, of operands too."""
     best = functools.partial(optimised, search)
-    return Recipe(backward(best if inside else best_start), backward_output(best), None)
+    operand = backward(best if inside else best_start)
+    return Recipe("alpha_crown", operand, backward_output(best), None)
 
 
-IBP = Recipe(keep, interval_output, None, relaxes=False)
-LBP = Recipe(forward, forward_output, through_linear_bounds)
-CROWN_IBP = Recipe(keep, backward_output(apart), from_inputs)
-CROWN_LBP = Recipe(forward, backward_output(apart), from_inputs)
-CROWN = Recipe(backward(together), backward_output(apart), from_inputs)
+IBP = Recipe("ibp", keep, interval_output, None, relaxes=False)
+LBP = Recipe("lbp", forward, forward_output, through_linear_bounds)
+CROWN_IBP = Recipe("crown_ibp", keep, backward_output(apart), from_inputs)
+CROWN_LBP = Recipe("crown_lbp", forward, backward_output(apart), from_inputs)
+CROWN = Recipe("crown", backward(together), backward_output(apart), from_inputs)
