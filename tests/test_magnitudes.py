@@ -152,6 +152,16 @@ def test_lines_of_half_precision():
     assert [float(end) for end in (found.lower_coeffs[0], found.upper_coeffs[0])] == [0, 0]
 
 
+def test_what_leaves_half_precision_has_no_bound():
+    """The least log-probability is -78080: its bound was the least number. A sum beyond the type was at most -inf."""
+    region = jb.Interval(*np.array([[1.6, -2, -12576], [65504, 0, 0]], "float16"))
+    for bounds in jax.jit(lambda r: [m(jax.nn.log_softmax, r) for m in WALKS])(region):
+        assert bounds.lower[2] == -np.inf
+    region = jb.Interval(*np.array([[-65504, -4964], [-65440, -4956]], "float16"))
+    for bounds in jax.jit(lambda r: [m(jnp.sum, r) for m in WALKS])(region):
+        assert bounds.lower == -np.inf and bounds.upper >= -65504
+
+
 def test_a_line_that_leaves_its_type_is_no_line():
     point = jnp.float16(-5.54e-6)
     found = jb.linear_bounds(jnp.sinc, jb.Interval(point, point))

@@ -79,8 +79,9 @@ def beyond(lower, upper) -> Interval:
 
 
 def cast(interval: Interval, dtype) -> Interval:
-    """Casts both ends to the value's own dtype; the walk may have used a wider one."""
-    return Interval(jnp.asarray(interval.lower, dtype), jnp.asarray(interval.upper, dtype))
+    """Casts both ends to the value's own dtype; the walk may have used a wider one, whose numbers overflow here."""
+    found = Interval(jnp.asarray(interval.lower, dtype), jnp.asarray(interval.upper, dtype))
+    return found if interval.dtype == dtype else beyond(found.lower, found.upper)
 
 
 def intersect(bounds, *others):
