@@ -396,5 +396,9 @@ def test_the_better_of_two():
     both = jb.intersect((one, {"a": two}), (two, {"a": two}))
     assert both[0].lower.tolist() == [1, 1] and both[0].upper.tolist() == [2, 2]
     assert both[1]["a"].lower.tolist() == [1, 0]
+    apart = jb.intersect(
+        jb.Interval(jnp.zeros(1), jnp.ones(1)), jb.Interval(*[jnp.full(1, 1.1)] * 2)
+    )
+    np.testing.assert_allclose([apart.lower, apart.upper], [[1], [1.1]], rtol=1e-6)  # the gap
     with pytest.raises(ValueError, match=r"shape \(2,\)"):
         jb.intersect(one, jb.linf_ball(jnp.zeros((3, 2)), 1.0))

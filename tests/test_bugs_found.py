@@ -26,6 +26,10 @@ def whole(x):
     return jnp.floor(x).astype(jnp.int32)
 
 
+def unsigned(x):
+    return whole(20 * (x + 3)).astype(jnp.uint8)
+
+
 # Intervals of integers had their centres cut off to integers: wrong bounds, too narrow.
 INTEGERS = {
     "dot by a constant": lambda x: whole(x) @ WEIGHTS,
@@ -39,6 +43,21 @@ INTEGERS = {
     "choice of truths": lambda x: ~jnp.where(x > 0, x < 0.5, x > -1.5),
     "choice by integers": lambda x: lax.select_n(jnp.clip(whole(x), 0, 2), x, -x, 2 * x),
     "any": lambda x: jnp.any(x > 0, 1) & jnp.all(x < 1.5, 1),
+    # The order was reversed by a negation, which wraps around: wrong, and empty, bounds. Truth values have none.
+    "argmin, unsigned": lambda x: jnp.argmin(unsigned(x), 0),
+    "argmin, any integer": lambda x: jnp.argmin(whole(x) * np.array([[1], [2**30], [1]], np.int32), 0),
+    "places of the largest, unsigned": lambda x: lax.top_k(unsigned(x), 2)[1],
+    "least, unsigned": lambda x: jnp.min(unsigned(x), 0),
+    "least truth": lambda x: jnp.min(x > 0, 0),
+    "argmin of truths": lambda x: jnp.argmin(x > 0, 0),
+    # The bound of an integer's power was a floating-point one, and no guard saw it wrap around.
+    "power": lambda x: whole(40 * x).astype(jnp.int8) ** 2,
+    # These wrapped around unseen: wrong, and empty, bounds; or they raised.
+    "scattered sum": lambda x: jnp.full(6, 100, jnp.int8).at[np.array([0, 2, 2])].add(whole(10 * x)[:, 0].astype(jnp.int8)),
+    "sum of windows": lambda x: lax.reduce_window(whole(40 * x).astype(jnp.int8), np.int8(0), lax.add, (2, 1), (1, 1), "VALID"),
+    "scattered product": lambda x: whole(x).at[np.array([0, 2, 2])].multiply(whole(2 * x)),
+    "division by -1": lambda x: lax.div(whole(x) * np.int32(2**30), np.int32(-1)),
+    "power of a number": lambda x: jnp.float32(2) ** whole(x),
 }  # fmt: skip
 
 

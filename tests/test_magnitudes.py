@@ -143,6 +143,32 @@ def test_a_maximum_of_wide_values():
         np.testing.assert_allclose([bounds.lower, bounds.upper], [0, 5e37], rtol=1e-6)
 
 
+def test_lines_of_half_precision():
+    """Where ``1 + |x|`` squared overflows, the line above was a chord; where x - 1 is x, the kink was misplaced."""
+    found = jb.linear_bounds(jax.nn.soft_sign, jb.Interval(*np.array([0, 732.5], "float16")))
+    assert found(jnp.float16(31)).upper.item() > 31 / 32 - 1e-3
+    point = jnp.float16(-1e4)
+    found = jb.linear_bounds(jax.nn.relu, jb.Interval(point, point))
+    assert [float(end) for end in (found.lower_coeffs[0], found.upper_coeffs[0])] == [0, 0]
+
+
+def test_what_leaves_half_precision_has_no_bound():
+    """The least log-probability is -78080: its bound was the least number. A sum beyond the type was at most -inf."""
+    region = jb.Interval(*np.array([[1.6, -2, -12576], [65504, 0, 0]], "float16"))
+    for bounds in jax.jit(lambda r: [m(jax.nn.log_softmax, r) for m in WALKS])(region):
+        assert bounds.lower[2] == -np.inf
+    region = jb.Interval(*np.array([[-65504, -4964], [-65440, -4956]], "float16"))
+    for bounds in jax.jit(lambda r: [m(jnp.sum, r) for m in WALKS])(region):
+        assert bounds.lower == -np.inf and bounds.upper >= -65504
+
+
+def test_a_line_that_leaves_its_type_is_no_line():
+    point = jnp.float16(-5.54e-6)
+    found = jb.linear_bounds(jnp.sinc, jb.Interval(point, point))
+    assert np.isfinite([found.lower_coeffs[0], found.upper_coeffs[0]]).all()
+    assert found.lower_offset <= 1 <= found.upper_offset
+
+
 def test_ends_are_in_order():
     """At radius 0 rounding crossed them; the result is a region again."""
     keys = jax.random.split(jax.random.key(0), 3)

@@ -79,8 +79,9 @@ def beyond(lower, upper) -> Interval:
 
 
 def cast(interval: Interval, dtype) -> Interval:
-    """Casts both ends to the value's own dtype; the walk may have used a wider one."""
-    return Interval(jnp.asarray(interval.lower, dtype), jnp.asarray(interval.upper, dtype))
+    """Casts both ends to the value's own dtype; the walk may have used a wider one, whose numbers overflow here."""
+    found = Interval(jnp.asarray(interval.lower, dtype), jnp.asarray(interval.upper, dtype))
+    return found if interval.dtype == dtype else beyond(found.lower, found.upper)
 
 
 def intersect(bounds, *others):
@@ -91,7 +92,8 @@ def intersect(bounds, *others):
       *others: of the same tree and shapes.
 
     Returns:
-      `Interval`s in that tree; where rounding leaves an empty intersection, those of ``bounds``.
+      `Interval`s in that tree; where rounding leaves an empty intersection, the gap between the
+      two, which holds an end of each.
 
     Raises:
       ValueError: trees or shapes differ.
@@ -115,8 +117,7 @@ def intersect(bounds, *others):
         # The comparisons are strict: where ends are equal, the gradient is that of the first.
         lower = jnp.where(two.lower > one.lower, two.lower, one.lower)
         upper = jnp.where(two.upper < one.upper, two.upper, one.upper)
-        ok = lower <= upper
-        return Interval(jnp.where(ok, lower, one.lower), jnp.where(ok, upper, one.upper))
+        return ordered(Interval(lower, upper))
 
     for other in others:
         bounds = jax.tree.map(of_two, bounds, other, is_leaf=lambda x: isinstance(x, Interval))

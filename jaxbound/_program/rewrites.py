@@ -122,6 +122,11 @@ def _product(x, *, axes, **_):
     return x[0] if len(x) else jnp.ones_like(x.sum(0))
 
 
+def mirrored(x):
+    """Returns ``-x``, or ``~x`` of integers and truth values: both reverse the order, and neither wraps around."""
+    return lax.neg(x) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else lax.bitwise_not(x)
+
+
 def _wide_product(x, y, *, out_dtype, **_):
     return lax.mul(x.astype(out_dtype), y.astype(out_dtype))
 
@@ -156,14 +161,14 @@ REWRITES: dict[Any, Callable[..., Any]] = {
     jp.scatter_mul_p: lambda x, i, u, **params: lax.mul(
         x, _scatter(lax.scatter_mul, jnp.ones_like(x), i, u, params)
     ),
-    jp.min_p: lambda x, y, **_: lax.neg(lax.max(lax.neg(x), lax.neg(y))),
-    jp.cummin_p: lambda x, **params: lax.neg(jp.cummax_p.bind(lax.neg(x), **params)),
+    jp.min_p: lambda x, y, **_: mirrored(lax.max(mirrored(x), mirrored(y))),
+    jp.cummin_p: lambda x, **params: mirrored(jp.cummax_p.bind(mirrored(x), **params)),
     jp.convert_element_type_p: lambda x, **_: lax.ne(x, jnp.zeros_like(x)),
     jp.stop_gradient_p: lambda x, **_: x,
-    jp.reduce_window_min_p: lambda x, **params: lax.neg(
-        jp.reduce_window_max_p.bind(lax.neg(x), **params)
+    jp.reduce_window_min_p: lambda x, **params: mirrored(
+        jp.reduce_window_max_p.bind(mirrored(x), **params)
     ),
-    jp.reduce_min_p: lambda x, *, axes, **_: lax.neg(jnp.max(lax.neg(x), axis=axes)),
+    jp.reduce_min_p: lambda x, *, axes, **_: mirrored(jnp.max(mirrored(x), axis=axes)),
 }
 # By name: not every JAX version has them, or has them in public.
 BY_NAME: dict[str, Callable[..., Any]] = {

@@ -68,8 +68,6 @@ def div(x, y, **_):
     With a known divisor it is also right for the coefficients of linear bounds, where l > u occurs.
     """
     (xl, xu), (yl, yu) = ends(x), ends(y)
-    if jnp.issubdtype(jnp.result_type(xl), jnp.integer):
-        return image(lambda z: lax.div(z, y), x)
     pole = (yl <= 0) & (yu >= 0)
     yl, yu = (jnp.where(pole, jnp.ones_like(end), end) for end in (yl, yu))
     if not isinstance(y, Interval):

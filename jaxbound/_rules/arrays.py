@@ -7,6 +7,7 @@ from jax import lax
 from jax.extend.core import primitives as jp
 
 from jaxbound._bounds.interval import Interval
+from jaxbound._rules.integers import any_integer
 
 
 def scatter_product(operand, indices, updates: Interval, **params) -> Interval:
@@ -18,6 +19,8 @@ def scatter_product(operand, indices, updates: Interval, **params) -> Interval:
     names = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
     options = {name: params[name] for name in names}
     l, u = updates.lower, updates.upper
+    if jnp.issubdtype(l.dtype, jnp.integer):  # products may wrap around
+        return any_integer(operand)
     larger = jnp.abs(u) >= jnp.abs(l)
     far, near = jnp.where(larger, u, l), jnp.where(larger, l, u)
     crosses = (l < 0) & (u > 0)

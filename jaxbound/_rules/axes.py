@@ -174,7 +174,9 @@ def differences(l, u):
 
 def log_softmax(l, u) -> tuple[Plane, Plane]:
     """Returns planes of ``z_i - log sum_j exp z_j = -log sum_j exp(z_j - z_i)``; weights ``[..., i, j]``."""
-    below, above = log_sum_exp(*differences(l, u))
+    l, u = differences(l, u)
+    # An upper end that left its type is unbounded here: the logarithm goes on where probabilities are 0.
+    below, above = log_sum_exp(l, jnp.where(u < jnp.finfo(u.dtype).max, u, jnp.inf))
     return _of_entries(above.scaled(-1, 0)), _of_entries(below.scaled(-1, 0))
 
 
@@ -220,6 +222,8 @@ def softmax_image(finish, absent):
         rows = Rows(x.shape, axes)
         least, most = differences(*rows.ends(x, where))
         ends = (-jax.nn.logsumexp(end, -1) for end in (most, least))
+        # A difference that left its type makes the least number of the type: no bound.
+        ends = (jnp.where(end == -jnp.finfo(end.dtype).max, -jnp.inf, end) for end in ends)
         # Where no entry counts, or differences are NaN, all values from log 0 to log 1 are possible.
         pairs = zip(ends, (-jnp.inf, 0), strict=True)
         ends = (rows.back(finish(jnp.where(end <= 0, end, any_))) for end, any_ in pairs)

@@ -16,6 +16,7 @@ from jax import lax
 from jax.extend.core import primitives as jp
 
 from jaxbound._bounds.interval import Interval
+from jaxbound._program.rewrites import mirrored
 from jaxbound._rules.arithmetic import ends
 from jaxbound._rules.curves import Choice
 from jaxbound._rules.maxima import greatest
@@ -70,7 +71,9 @@ def arg(sign: int):
 
     def bound(x: Interval, *, axes, index_dtype, **_):
         lower, upper = (jnp.moveaxis(end, axes[0], -1) for end in (x.lower, x.upper))
-        may, _ = candidates(lower, upper) if sign > 0 else candidates(-upper, -lower)
+        may, _ = (
+            candidates(lower, upper) if sign > 0 else candidates(mirrored(upper), mirrored(lower))
+        )
         return hull(may, jnp.broadcast_to(lax.iota(index_dtype, may.shape[-1]), may.shape))
 
     return bound
@@ -106,7 +109,7 @@ def sort(*operands, dimension, num_keys, **params):
 
 def top_k(x: Interval, *, k, axis, **params):
     lower, upper = (jnp.moveaxis(end, axis, -1) for end in ends(x))
-    may = _places(-upper, -lower)[..., :k, :]
+    may = _places(mirrored(upper), mirrored(lower))[..., :k, :]
     found = hull(may, jnp.broadcast_to(jnp.arange(may.shape[-1], dtype=jnp.int32), may.shape))
     indices = Interval(*(jnp.moveaxis(end, -1, axis) for end in ends(found)))
     values = (jp.top_k_p.bind(end, k=k, axis=axis, **params)[0] for end in ends(x))

@@ -114,9 +114,9 @@ def one_kink(fn: Function, l, u, kink, left, right, choice: Choice, side="lower"
     takes the one of least area (CROWN), "tight" the one nearest to constant (Lyu et al.), "parallel"
     the chord's (Fast-Lin).
     """
-    kink = _near(kink, l, u)
     unstable = (l < kink) & (u > kink)
     stable = jnp.where(l >= kink, right, left)
+    kink = _near(kink, l, u)  # last: where a distance of 1 rounds to 0, it lands on an end
     slope = chord(fn, jnp.where(unstable, l, kink - 1), jnp.where(unstable, u, kink + 1))
     slope = jnp.clip(slope, jnp.minimum(left, right), jnp.maximum(left, right))
     if choice.kind == "parallel":
@@ -142,9 +142,9 @@ def two_kinks(fn: Function, l, u, low, high, outer, choice: Choice) -> Lines:
 
     The table of Lyu et al., arXiv 2104.00447, appendix A.7; any slope is sound, for all parameters.
     """
-    low, high = _near(low, l, u), _near(high, l, u)
     crosses_low, crosses_high = (l < low) & (u > low), (l < high) & (u > high)
     stable = jnp.where((u <= low) | (l >= high), outer, 1.0)
+    low, high = _near(low, l, u), _near(high, l, u)  # last, as in `one_kink`
     across = chord(fn, l, u)
     # Lines below turn about the left kink, with slopes from ``outer`` to ``right``, that of (low, u);
     # lines above turn about the right kink, with slopes from ``outer`` to ``left``, that of (l, high).

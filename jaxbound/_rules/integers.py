@@ -63,14 +63,38 @@ def unless_it_wraps(bound):
         found = bound(*operands, **params)
         if not jnp.issubdtype(found.dtype, jnp.integer):
             return found
-        wide = bound(*jax.tree.map(lambda end: jnp.asarray(end, jnp.float32), operands), **params)
-        limits, whole = jnp.iinfo(found.dtype), any_integer(found.lower)
-        inside = (wide.lower >= 0.99 * limits.min) & (wide.upper <= 0.99 * limits.max)
-        return Interval(
-            jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
+        return _within(found, bound(*_as_floats(operands), **params))
+
+    return guarded
+
+
+def scattered_sum(bound):
+    """Returns ``bound`` of a scatter-add with the guard of `unless_it_wraps`."""
+
+    def guarded(x, indices, updates, *, dimension_numbers, mode, **params):
+        options = {"dimension_numbers": dimension_numbers, "mode": mode}
+        found = bound(x, indices, updates, **options, **params)
+        if not jnp.issubdtype(found.dtype, jnp.integer):
+            return found
+        pairs = zip(*(ends(_as_floats(z)) for z in (x, updates)), strict=True)
+        return _within(
+            found, Interval(*(lax.scatter_add(a, indices, b, **options) for a, b in pairs))
         )
 
     return guarded
+
+
+def _as_floats(operands):
+    return jax.tree.map(lambda end: jnp.asarray(end, jnp.float32), operands)
+
+
+def _within(found: Interval, wide: Interval) -> Interval:
+    """Returns ``found`` where ``wide``, the same in floating point, is well within the type; else all integers."""
+    limits, whole = jnp.iinfo(found.dtype), any_integer(found.lower)
+    inside = (wide.lower >= 0.99 * limits.min) & (wide.upper <= 0.99 * limits.max)
+    return Interval(
+        jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
+    )
 
 
 def convert(x: Interval, *, new_dtype, **params):
@@ -119,18 +143,18 @@ def _exact_product(primitive, x, y, params):
 
 
 def quotient(otherwise):
-    """Returns the interval rule of division: of integers by uncertain ones, from corners; else ``otherwise``.
+    """Returns the interval rule of division: of integers from corners, of other numbers ``otherwise``.
 
     Integers are divided with rounding towards 0, which is extreme at corners. Where the division may be
     undefined (by 0, or the least integer by -1), the interval is that of all integers.
     """
 
     def bound(x, y, **params):
-        if not isinstance(y, Interval) or jnp.issubdtype(y.dtype, jnp.floating):
-            return otherwise(x, y, **params)
         (xl, xu), (yl, yu) = ends(x), ends(y)
+        if jnp.issubdtype(jnp.result_type(xl), jnp.floating):
+            return otherwise(x, y, **params)
         corners = [lax.div(a, jnp.where(b == 0, 1, b)) for a in (xl, xu) for b in (yl, yu)]
-        defined, least = (yl > 0) | (yu < 0), jnp.iinfo(y.dtype).min
+        defined, least = (yl > 0) | (yu < 0), jnp.iinfo(yl.dtype).min
         if least < 0:
             defined &= (xl > least) | (yl > -1) | (yu < -1)
         low, high = (functools.reduce(f, corners) for f in (jnp.minimum, jnp.maximum))

@@ -292,6 +292,7 @@ interval_rules |= {
 }
 
 # The results of these may leave an integer type, and wrap around.
-for _p in (jp.add_p, jp.sub_p, jp.mul_p, jp.neg_p, jp.reduce_sum_p, jp.cumsum_p, jp.integer_pow_p):
-    _rule = interval_rules[_p]
-    interval_rules[_p] = _rule._replace(bound=integers.unless_it_wraps(_rule.bound))
+_SUMS = (jp.add_p, jp.sub_p, jp.neg_p, jp.reduce_sum_p, jp.cumsum_p, jp.reduce_window_sum_p)
+for _p in (*_SUMS, jp.mul_p, jp.integer_pow_p, jp.scatter_add_p):
+    _guard = integers.scattered_sum if _p is jp.scatter_add_p else integers.unless_it_wraps
+    interval_rules[_p] = interval_rules[_p]._replace(bound=_guard(interval_rules[_p].bound))

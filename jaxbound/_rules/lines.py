@@ -33,7 +33,9 @@ def _s_shaped(fn, l, u, choice, *known, **params):
 
 def _soft_sign(fn, l, u, choice, **_):
     """Returns S-shaped lines, but none (NaN) far out, where the squares in the slope leave the number type."""
-    near = jnp.maximum(jnp.abs(l), jnp.abs(u)) < (4 * smallest(l.dtype)) ** -0.5
+    # Their inverse may vanish, or they may overflow: in float16 that comes first.
+    limit = min((4 * smallest(l.dtype)) ** -0.5, 0.5 * float(jnp.finfo(l.dtype).max) ** 0.5)
+    near = jnp.maximum(jnp.abs(l), jnp.abs(u)) < limit
     return curves.Lines(*(jnp.where(near, x, jnp.nan) for x in _s_shaped(fn, l, u, choice)))
 
 

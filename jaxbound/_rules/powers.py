@@ -69,6 +69,8 @@ def power(x, y, **_):
 
 def _whole_power(x: Interval, y, raised: Callable[..., Any]) -> Interval:
     """Bounds ``x^y`` for known integers y: even powers turn at 0, negative ones have a pole there."""
+    if jnp.issubdtype(x.dtype, jnp.integer):  # these have no negative powers
+        return image(raised, x, 0)
     pole = (y < 0) & (x.lower <= 0) & (x.upper >= 0)
     away = Interval(*(jnp.where(pole, 1, end) for end in (x.lower, x.upper)))
     found, even = image(raised, away, 0.0), y % 2 == 0

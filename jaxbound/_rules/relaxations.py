@@ -220,9 +220,10 @@ def _normalised(x, r, *, image, choice, limit):
 
 
 def _power(x, y, *, image, choice, **params):
+    if isinstance(y, Interval) and not jnp.issubdtype(y.dtype, jnp.floating):
+        return constant_relaxation([image])
     if isinstance(x, Interval) and isinstance(y, Interval):
-        floating = jnp.issubdtype(y.dtype, jnp.floating)
-        return planes.power(x, y, image) if floating else constant_relaxation([image])
+        return planes.power(x, y, image)
     of_one = _of_base if isinstance(x, Interval) else _of_exponent
     return of_one(x, y, image=image, choice=choice, **params)
 

@@ -227,6 +227,17 @@ def concretized(bounder: Bounder, var: Var) -> Interval:
     return ordered(outward(*(end.reshape(var.shape) for end in bounder.every())))
 
 
+def _usable(below: Below) -> tuple[tuple[Any, ...], Any]:
+    """Returns coefficients and offset; where one left its type or is NaN, no bound: coefficients 0, offset -inf."""
+    flat = [c.reshape(c.shape[0], -1) for c in below.coeffs]
+    moves = jnp.stack([(c != 0).any(1) for c in flat]).any(0)
+    finite = jnp.stack([jnp.isfinite(c).all(1) for c in flat]).all(0)
+    finite &= ~jnp.isnan(below.offset) & (jnp.isfinite(below.offset) | ~moves)
+    coeffs = (jnp.where(finite[:, None], c, 0) for c in flat)
+    shaped = tuple(c.reshape(old.shape) for c, old in zip(coeffs, below.coeffs, strict=True))
+    return shaped, jnp.where(finite, below.offset, -jnp.inf)
+
+
 def linear_bounds_of(kind: Callable[..., Finish], context: Context, var: Var) -> LinearBounds:
     """Returns the linear bounds of ``var`` with respect to the inputs."""
     inputs = sum(v.size for v in context.regions)
@@ -240,8 +251,8 @@ def linear_bounds_of(kind: Callable[..., Finish], context: Context, var: Var) ->
 
     def pairs(indices):
         below, above = _both_signs(finish, *_affine_rows(context, var, indices))
-        negated = tuple(-c for c in above.coeffs)
-        return tuple(below.coeffs), below.offset, negated, -above.offset
+        (low, offset), (high, other) = _usable(below), _usable(above)
+        return low, offset, tuple(-c for c in high), -other
 
     limit = context.rows_at_once(context.graph)
     arrays = map_chunks(pairs, limit, var.size)
