@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxbound._bounds.interval import Interval, check_ends, concrete, intersect
-from jaxbound._bounds.regions import arrays_of, enclosing_box, is_region
+from jaxbound._bounds.interval import Interval, check_ends, intersect
+from jaxbound._bounds.numerics import concrete
+from jaxbound._bounds.regions import arrays_of, is_region
 from jaxbound._methods.recipes import Recipe
 from jaxbound._program.graph import Graph, Var, read
 from jaxbound._program.trace import trace
@@ -46,10 +47,7 @@ def prepare(
     graph = trace(fn, *args)
     check_supported(graph)
     regions = {var: leaf for var, leaf in zip(graph.inputs, leaves, strict=True) if is_region(leaf)}
-    env = {
-        var: enclosing_box(x) if is_region(x) else x
-        for var, x in zip(graph.inputs, leaves, strict=True)
-    }
+    env = {var: x.box if is_region(x) else x for var, x in zip(graph.inputs, leaves, strict=True)}
     lines, limits = _lines(graph, relaxation), _capacities(graph, capacity)
     options = (chunk_size, examples(leaves), limits, early, published, search)
     walk = Walk(graph, regions, env, *lines, *options)
@@ -71,7 +69,7 @@ def leaves_of(args) -> list[Any]:
     leaves, _ = arrays_of(args)
     if not any(map(is_region, leaves)):
         raise ValueError(
-            "no argument is uncertain; expected an Interval or LpBall leaf, such as jb.linf_ball(x, eps)"
+            "no argument is uncertain; expected an input set, such as jb.linf_ball(x, eps)"
         )
     return leaves
 

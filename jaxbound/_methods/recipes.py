@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxbound._bounds.interval import Interval, intersect, ordered, outward, supersede
-from jaxbound._bounds.regions import LpBall
 from jaxbound._program.graph import Var
 from jaxbound._rules.linear_rules import linear_operands
 from jaxbound._rules.relaxations import elementwise, partial
@@ -33,11 +32,16 @@ from jaxbound._walks.rows import (
 
 
 def keep(walk: Walk, var: Var) -> Interval:
-    """Keeps the interval of the interval walk; bounds the affine block after an lp ball by the dual norm too."""
+    """Keeps the interval of the interval walk; bounds the affine block after dependent inputs as one map too."""
     ends = affine_ends(walk.graph, var)
-    if ends != [var] and any(isinstance(walk.regions.get(v), LpBall) for v in ends):
+    if ends != [var] and _dependent(walk, ends):
         return intersect(walk.env[var], concretized(by_rows(from_affine_ends, walk, var), var))
     return walk.env[var]
+
+
+def _dependent(walk: Walk, ends: list[Var]) -> bool:
+    """Tells whether one of these is an input whose elements depend on each other."""
+    return not all(walk.regions[v].independent for v in ends if v in walk.regions)
 
 
 def forward(walk: Walk, var: Var) -> Interval:
@@ -98,10 +102,10 @@ def _elided(walk: Walk, var: Var) -> bool:
     """Tells whether to bound the last affine block as one map.
 
     It is where that is tighter, for no more rows than the largest input of the block has elements;
-    after an lp ball, always.
+    after a set whose elements depend on each other, always.
     """
     ends = affine_ends(walk.graph, var)
-    if any(isinstance(walk.regions.get(v), LpBall) for v in ends):
+    if _dependent(walk, ends):
         return ends != [var]
     tighter = exactness(walk.graph, walk.regions, restart=True)[var] == LOOSE
     return tighter and var.size <= max(v.size for v in ends)

@@ -7,7 +7,6 @@ anything after an lp ball, whose elements depend on each other.
 
 from __future__ import annotations
 
-from jaxbound._bounds.interval import Interval
 from jaxbound._bounds.regions import Region
 from jaxbound._program.graph import Equation, Graph, Var
 from jaxbound._rules.linear_rules import is_repeat, linear_operands, linear_rules
@@ -22,9 +21,7 @@ def exactness(graph: Graph, regions: dict[Var, Region], restart: bool) -> dict[V
 
     With ``restart``, the intervals of non-linear equations' outputs count as boxes of their own.
     """
-    levels = {
-        var: BOX if isinstance(region, Interval) else LOOSE for var, region in regions.items()
-    }
+    levels = {var: BOX if region.independent else LOOSE for var, region in regions.items()}
     sources = {var: {var} for var in regions}
     for eqn in graph.equations:
         moving = list(eqn.moving.values())
