@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxbound._bounds.interval import Interval, check_floating, intersect
-from jaxbound._bounds.numerics import concrete, weigh
+from jaxbound._bounds.numerics import concrete
 from jaxbound._bounds.regions import Region
 
 dot = functools.partial(jnp.dot, precision=lax.Precision.HIGHEST)
@@ -78,15 +78,17 @@ class Halfspaces(Region):
     def _whole_box(self) -> Interval:
         """Returns the box without what one inequality alone excludes: ``a_i x_i <= b - sum min a_j x_j, j != i``."""
         lower, upper = self.within.lower, self.within.upper
-        normals = self.normals.reshape(-1, *self.within.shape)
-        rows = normals.reshape(len(normals), -1)
-        slack = self.limits - weigh(rows, lower, upper)
-        size = jnp.where(normals == 0, 1, normals)
-        room = slack.reshape(-1, *[1] * lower.ndim) / size
-        high, low = lower + jnp.maximum(room, 0), upper + jnp.minimum(room, 0)
-        high = jnp.where((normals > 0) & jnp.isfinite(high), high, jnp.inf).min(0)
-        low = jnp.where((normals < 0) & jnp.isfinite(low), low, -jnp.inf).max(0)
-        return intersect(self.within, Interval(low, high))
+
+        def left(normal, limit):
+            room = (limit + self.within.support(-normal.ravel())) / jnp.where(
+                normal == 0, 1, normal
+            )
+            low, high = upper + jnp.minimum(room, 0), lower + jnp.maximum(room, 0)
+            low = jnp.where((normal < 0) & jnp.isfinite(low), low, -jnp.inf)
+            return low, jnp.where((normal > 0) & jnp.isfinite(high), high, jnp.inf)
+
+        low, high = jax.vmap(left)(self.normals, self.limits)
+        return intersect(self.within, Interval(low.max(0), high.min(0)))
 
     def check(self, name: str) -> None:
         if not isinstance(self.within, Interval):
@@ -99,14 +101,12 @@ class Halfspaces(Region):
                 f"{name}.normals has shape {shape} and {name}.limits {limits}; "
                 f"expected [M, *{self.within.shape}] and [M], M >= 1"
             )
-        values = [
-            concrete(x) for x in (self.within.lower, self.within.upper, self.normals, self.limits)
-        ]
-        if any(x is None for x in values):
+        values = (self.within.lower, self.within.upper, self.normals, self.limits)
+        if any(concrete(x) is None for x in values):
             return
-        if not all(np.isfinite(x).all() for x in values):
+        lower, upper, normals, limits = map(np.asarray, values)
+        if not all(np.isfinite(x).all() for x in (lower, upper, normals, limits)):
             raise ValueError(f"{name} is not finite")
-        lower, upper, normals, limits = values
         least = np.minimum(normals * lower, normals * upper).reshape(len(limits), -1).sum(1)
         if (least > limits).any():
             k = int(np.argmax(least - limits))
@@ -162,7 +162,7 @@ def _multipliers(box: Interval, normals, limits, row):
     kind, n = jnp.promote_types(row.dtype, jnp.float32), len(row)
     center, radius = (jnp.ravel(x).astype(kind) for x in (box.center, box.radius))
     A, b, c = (
-        normals.astype(kind) * radius,
+        normals.astype(kind) * radius[None],
         limits - dot(normals, center),
         row.astype(kind) * radius,
     )
@@ -177,7 +177,7 @@ def _multipliers(box: Interval, normals, limits, row):
         u, y, mu = (w[:n] - w[n : 2 * n]) / 2, z[2 * n :], 0.1 * (w * z).mean()
         weight, pull = (z / w)[:n] + (z / w)[n : 2 * n], (mu / w)[:n] - (mu / w)[n : 2 * n]
         pull += c - dot(y, A)
-        matrix = dot(A / weight, A.T) + jnp.diag(w[2 * n :] / y)
+        matrix = dot(A / weight[None], A.T) + jnp.diag(w[2 * n :] / y)
         dy = _solve(matrix, mu / y - b + dot(A, u + pull / weight))
         du = (pull - dot(dy, A)) / weight
         dw = jnp.concatenate([du, -du, b - dot(A, u + du) - w[2 * n :]])

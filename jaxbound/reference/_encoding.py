@@ -213,8 +213,8 @@ def _(region: Polytope, model: Model, before: int, size: int) -> None:
 
 @_constrain.register
 def _(region: Halfspaces, model: Model, before: int, size: int) -> None:
-    normals = sparse.csr_array(np.asarray(region.normals).reshape(-1, size))
-    model.add_at_most([zeros(normals.shape[0], before), normals], np.asarray(region.limits))
+    limits, normals = np.asarray(region.limits), np.asarray(region.normals).reshape(-1, size)
+    model.add_at_most([zeros(len(limits), before), sparse.csr_array(normals)], limits)
 
 
 def _add_equation(model: Model, eqn: Equation, operands, affine, exact: bool) -> None:

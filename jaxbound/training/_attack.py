@@ -118,7 +118,7 @@ def move(fn: Logits, region: jb.Region, label, walk: Walk, step_size: jax.typing
 
 
 @functools.singledispatch
-def _start(region: jb.Region, share):
+def _start(region: jb.Region, share) -> jax.Array:
     """Returns the point of the set at a share of its box, 0.5 for the centre."""
     kinds = "jb.Interval, jb.LpBall or jb.Polytope"
     raise TypeError(f"region is a {type(region).__name__}; expected a {kinds}")
