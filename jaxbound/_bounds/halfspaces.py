@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxbound._bounds.interval import Interval, check_floating, intersect
-from jaxbound._bounds.numerics import concrete
+from jaxbound._bounds.numerics import along, concrete
 from jaxbound._bounds.regions import Region
 
 dot = functools.partial(jnp.dot, precision=lax.Precision.HIGHEST)
@@ -58,8 +58,8 @@ class Halfspaces(Region):
     def support(self, coeffs, axis: int = -1):
         """Returns ``min over y >= 0 of <y, limits> + max over the box of <coeffs - y normals, x>``.
 
-        By duality that is the maximum over the set; for any y it is an upper bound, so an inexact y is sound, and
-        the derivative of the minimum is that for a constant y.
+        By duality that is the maximum over the set; for any y it is an upper bound, so an inexact y is sound. Its
+        derivative is that of the Lagrangian ``<coeffs, x> + <y, limits - normals x>`` at a constant y and place of x.
         """
         rows = jnp.moveaxis(coeffs, axis, -1)
         box, size = self._whole_box(), math.prod(self.within.shape)
@@ -70,9 +70,13 @@ class Halfspaces(Region):
             rows = whole.at[..., jnp.ravel(self.taken)].add(rows)
         normals = self.normals.reshape(-1, size)
         given = lax.stop_gradient((box, normals, self.limits, rows.reshape(-1, size)))
-        y = jax.vmap(_multipliers, (None, None, None, 0))(*given).astype(rows.dtype)
-        y = y.reshape(*rows.shape[:-1], len(normals))
-        found = dot(y, self.limits) + box.support(rows - dot(y, normals))
+        y, u = jax.vmap(_solution, (None, None, None, 0))(*given)
+        y, u = (z.astype(rows.dtype).reshape(*rows.shape[:-1], z.shape[-1]) for z in (y, u))
+        reduced = rows - dot(y, normals)
+        x = along(box.center, u.ndim, -1) + along(box.radius, u.ndim, -1) * u
+        smooth = dot(y, self.limits) + (reduced * x).sum(-1)
+        found = dot(y, self.limits) + box.support(reduced)
+        found = smooth + lax.stop_gradient(found - smooth)
         return jnp.fmin(found, box.support(rows))
 
     def _whole_box(self) -> Interval:
@@ -153,8 +157,8 @@ def halfspaces(box: Interval, normals, limits) -> Halfspaces:
     return found
 
 
-def _multipliers(box: Interval, normals, limits, row):
-    """Returns the best y >= 0 found for one row: a primal-dual interior-point method.
+def _solution(box: Interval, normals, limits, row):
+    """Returns the best multipliers y >= 0 found for one row, and u: a primal-dual interior-point method.
 
     In units of the box, x = center + radius u, the program is ``max <c, u>`` for ``A u <= b, -1 <= u <= 1``. With
     slacks w = ``(1 + u, 1 - u, b - A u)`` and multipliers z, Newton's method solves ``w z = mu``: a tenth of its mean.
@@ -173,7 +177,7 @@ def _multipliers(box: Interval, normals, limits, row):
         return dot(y, b) + jnp.abs(c - dot(y, A)).sum()
 
     def step(_, state):
-        w, z, best = state
+        w, z, (best, there) = state
         u, y, mu = (w[:n] - w[n : 2 * n]) / 2, z[2 * n :], 0.1 * (w * z).mean()
         weight, pull = (z / w)[:n] + (z / w)[n : 2 * n], (mu / w)[:n] - (mu / w)[n : 2 * n]
         pull += c - dot(y, A)
@@ -184,13 +188,19 @@ def _multipliers(box: Interval, normals, limits, row):
         dz = ((mu - z * dw) / w - z).at[2 * n :].set(dy)  # from a small slack, dy is not as exact
         w, z = w + _length(w, dw) * dw, z + _length(z, dz) * dz
         y = z[2 * n :]
-        return w, z, jnp.where(bound(y) < bound(best), y, best)
+        better = bound(y) < bound(best)
+        return (
+            w,
+            z,
+            (jnp.where(better, y, best), jnp.where(better, (w[:n] - w[n : 2 * n]) / 2, there)),
+        )
 
     ones, nothing = jnp.ones_like(c), jnp.zeros_like(b)
     w = jnp.concatenate([ones, ones, jnp.maximum(b, 1)])
     z = jnp.concatenate([1 + jnp.maximum(-c, 0), 1 + jnp.maximum(c, 0), nothing + 1])
-    best = lax.fori_loop(0, 8 + jnp.finfo(kind).nmant // 3, step, (w, z, nothing))[2]
-    return best / unit * size
+    start = w, z, (nothing, jnp.sign(c))
+    y, u = lax.fori_loop(0, 8 + jnp.finfo(kind).nmant // 3, step, start)[2]
+    return y / unit * size, u
 
 
 def _positive(x):
