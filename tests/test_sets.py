@@ -179,10 +179,9 @@ def test_parts_of_sets():
         for bounds in (whole, forward, parts):
             assert_contains(bounds, values(fn, found), 1e-4)
         alone = by_every(fn, region.box, methods=methods[:1])[0]
-        assert (whole.upper <= alone.upper + 1e-4).all() and (
-            whole.upper < alone.upper - 1e-3
-        ).any()
+        assert (whole.upper <= alone.upper + 1e-4).all()
         if isinstance(region, jb.Polytope):  # sees every vertex in every part
+            assert (whole.upper < alone.upper - 1e-3).any()
             np.testing.assert_allclose(parts.upper, forward.upper, rtol=1e-4, atol=1e-4)
 
 

@@ -172,6 +172,8 @@ def _solution(box: Interval, normals, limits, row):
     )
     unit, size = _positive(jnp.linalg.norm(A, axis=1)), _positive(jnp.abs(c).max(initial=0))
     A, b, c = A / unit[:, None], b / unit, c / size
+    most = jnp.abs(A).sum(1)  # of A u: with a greater limit, an inequality says nothing
+    idle, b = b >= most, jnp.minimum(b, most + 1)
 
     def bound(y):
         return dot(y, b) + jnp.abs(c - dot(y, A)).sum()
@@ -200,7 +202,7 @@ def _solution(box: Interval, normals, limits, row):
     z = jnp.concatenate([1 + jnp.maximum(-c, 0), 1 + jnp.maximum(c, 0), nothing + 1])
     start = w, z, (nothing, jnp.sign(c))
     y, u = lax.fori_loop(0, 8 + jnp.finfo(kind).nmant // 3, step, start)[2]
-    return y / unit * size, u
+    return jnp.where(idle, 0, y) / unit * size, u
 
 
 def _positive(x):
