@@ -1,12 +1,17 @@
 """Propagates bounds through any JAX function: intervals, and linear bounds of its inputs."""
 
+from jaxbound._bounds.balls import LpBall as LpBall
+from jaxbound._bounds.balls import linf_ball as linf_ball
+from jaxbound._bounds.balls import lp_ball as lp_ball
+from jaxbound._bounds.halfspaces import Halfspaces as Halfspaces
+from jaxbound._bounds.halfspaces import halfspaces as halfspaces
 from jaxbound._bounds.interval import Interval as Interval
 from jaxbound._bounds.interval import intersect as intersect
 from jaxbound._bounds.linear import LinearBounds as LinearBounds
 from jaxbound._bounds.linear import concretize as concretize
-from jaxbound._bounds.regions import LpBall as LpBall
-from jaxbound._bounds.regions import linf_ball as linf_ball
-from jaxbound._bounds.regions import lp_ball as lp_ball
+from jaxbound._bounds.polytopes import Polytope as Polytope
+from jaxbound._bounds.polytopes import polytope as polytope
+from jaxbound._bounds.regions import Region as Region
 from jaxbound._methods.capacity import capacities as capacities
 from jaxbound._methods.capacity import undecided as undecided
 from jaxbound._methods.inspection import alphas as alphas

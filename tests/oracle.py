@@ -13,7 +13,7 @@ import numpy as np
 from interpreter import by_numpy
 
 import jaxbound as jb
-from jaxbound._bounds.regions import enclosing_box, is_region
+from jaxbound._bounds.regions import is_region
 from jaxbound._walks.intervals import interval_walk
 
 METHODS = (jb.ibp, jb.lbp, jb.crown_ibp, jb.crown_lbp, jb.crown)
@@ -126,7 +126,7 @@ def magnitude(fn, *args):
     """The largest finite end of any interval of the graph: what enters its sums. A scalar, traceable."""
     graph = jb.trace(fn, *args)
     leaves = jax.tree.leaves(args, is_leaf=is_region)
-    boxes = [enclosing_box(a) if is_region(a) else a for a in leaves]
+    boxes = [a.box if is_region(a) else a for a in leaves]
     env = interval_walk(graph, graph.known(dict(zip(graph.inputs, boxes, strict=True))))
     leaves = jax.tree.leaves(list(env.values()))
     floating = [jnp.ravel(end) for end in leaves if jnp.issubdtype(end.dtype, jnp.floating)]

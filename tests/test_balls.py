@@ -9,7 +9,6 @@ import pytest
 from oracle import assert_contains, by_every, by_every_of_a_batch, precision, samples, values
 
 import jaxbound as jb
-from jaxbound._bounds.linear import support
 
 RNG = np.random.default_rng(8)
 W, V = RNG.normal(size=(6, 6)), RNG.normal(size=(6, 6))
@@ -51,7 +50,7 @@ def maximum(ball, c):
 @pytest.mark.parametrize("p", [1, 1.3, 2, 5])
 def test_the_support_is_exact(p):
     sizes = (1, 5, 30)
-    find = jax.jit(jax.vmap(support, (0, None)))
+    find = jax.jit(jax.vmap(jb.LpBall.support, (0, None)))
     for size in sizes:
         rows = np.random.default_rng(size).normal(size=(6, size))
         rows[0, ::2], rows[1], rows[2] = 0, np.round(rows[1]), 0
@@ -71,7 +70,7 @@ def test_the_support_is_exact(p):
 def test_gradients_of_the_support(p):
     """Finite everywhere; by the coefficients, the point of the region where the maximum is."""
     with precision("float64"):
-        gradient = jax.jit(jax.vmap(jax.grad(support, (0, 1)), (0, None)))
+        gradient = jax.jit(jax.vmap(jax.grad(jb.LpBall.support, (0, 1)), (0, None)))
         balls = [clipped(9, radius, p) for radius in RADII]
         stacked, row = (
             jax.tree.map(lambda *x: jnp.stack(x), *balls),
@@ -134,7 +133,7 @@ def test_forward_bounds_in_parts():
         ball = clipped(6, 0.8, 2)
         lone = jb.LpBall(ball.center, ball.radius, 2)
         whole, parts = lbp(ball), lbp(ball, chunk_size=4)
-        hidden = jax.jit(lambda r: support(r, jnp.asarray(V)))
+        hidden = jax.jit(lambda r: r.support(jnp.asarray(V)))
         assert (parts.lower <= whole.lower + 1e-12).all() and (
             whole.upper <= parts.upper + 1e-12
         ).all()

@@ -8,12 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+
+from jaxbound._bounds.numerics import concrete, weigh
+from jaxbound._bounds.regions import Region
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Interval:
+class Interval(Region):
     """Represents all arrays x with ``lower <= x <= upper``, elementwise; both ends have the shape of x.
 
     It is an input region, an intermediate bound or a result. As a pytree, it goes through
@@ -29,6 +31,8 @@ class Interval:
     lower: Any
     upper: Any
 
+    independent = True
+
     @property
     def shape(self) -> tuple[int, ...]:
         return jnp.shape(self.lower)
@@ -36,6 +40,21 @@ class Interval:
     @property
     def dtype(self) -> np.dtype:
         return jnp.result_type(self.lower)
+
+    @property
+    def box(self) -> Interval:
+        return self
+
+    def support(self, coeffs, axis: int = -1):
+        return weigh(coeffs, self.upper, self.lower, axis)
+
+    def part(self, take) -> Interval:
+        return Interval(take(self.lower), take(self.upper))
+
+    def check(self, name: str) -> None:
+        check_floating(self.lower, f"{name}.lower")
+        check_floating(self.upper, f"{name}.upper")
+        check_ends(self, name)
 
     @property
     def center(self):
@@ -136,11 +155,6 @@ def ordered(interval: Interval) -> Interval:
     lower, upper = interval.lower, interval.upper
     crossed = lower > upper
     return Interval(jnp.where(crossed, upper, lower), jnp.where(crossed, lower, upper))
-
-
-def concrete(x) -> np.ndarray | None:
-    """Returns the value of ``x``, or None while it is traced."""
-    return None if isinstance(x, Tracer) else np.asarray(x)
 
 
 def check_ends(interval: Interval, name: str) -> None:

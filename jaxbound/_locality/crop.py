@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbound._bounds.linear import once
+from jaxbound._bounds.numerics import once
 from jaxbound._locality.slices import cut, first, inside, joined, moved
 from jaxbound._locality.windows import (
     Needs,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, cast
@@ -10,8 +9,7 @@ from typing import Any, cast
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbound._bounds.interval import Interval
-from jaxbound._bounds.regions import LpBall
+from jaxbound._bounds.regions import is_region
 from jaxbound._locality.windows import Span, Window, long, sizes
 
 
@@ -21,13 +19,9 @@ def first(span: Span, place: Sequence[Any]):
 
 
 def cut(value, window: Window | None, shape, place):
-    """Cuts a window out of an array, an `Interval` or an `LpBall`; beyond the edge, it repeats the edge."""
-    part = functools.partial(cut, window=window, shape=shape, place=place)
-    if isinstance(value, Interval):
-        return Interval(part(value.lower), part(value.upper))
-    if isinstance(value, LpBall):
-        clip = None if value.clip is None else part(value.clip)
-        return dataclasses.replace(value, center=part(value.center), clip=clip)
+    """Cuts a window out of an array or a set of arrays; beyond the edge, it repeats the edge."""
+    if is_region(value):
+        return value.part(functools.partial(cut, window=window, shape=shape, place=place))
     if window is None:
         return value
     for axis, span in enumerate(window):

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxbound._bounds.interval import Interval, concrete
+from jaxbound._bounds.interval import Interval
+from jaxbound._bounds.numerics import concrete
 
 
 def margins(logits, label):

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxbound._bounds.interval import Interval, check_ends, concrete, intersect
-from jaxbound._bounds.regions import arrays_of, enclosing_box, is_region
+from jaxbound._bounds.interval import Interval, check_ends, intersect
+from jaxbound._bounds.numerics import concrete
+from jaxbound._bounds.regions import arrays_of, is_region
 from jaxbound._methods.recipes import Recipe
 from jaxbound._program.graph import Equation, Graph, Var, read
 from jaxbound._program.trace import trace
@@ -87,7 +88,7 @@ def _before_all(fn, args, options: Options) -> Context:
     return Context(
         graph=graph,
         regions=regions,
-        env=known | {var: enclosing_box(region) for var, region in regions.items()},
+        env=known | {var: region.box for var, region in regions.items()},
         lines={},
         choices=choices,
         forward=Forward(graph, regions, known, choices, options.chunk_size, side_by_side),
@@ -104,7 +105,7 @@ def leaves_of(args) -> list[Any]:
     leaves, _ = arrays_of(args)
     if not any(map(is_region, leaves)):
         raise ValueError(
-            "no argument is uncertain; expected an Interval or LpBall leaf, such as jb.linf_ball(x, eps)"
+            "no argument is uncertain; expected an input set, such as jb.linf_ball(x, eps)"
         )
     return leaves
 

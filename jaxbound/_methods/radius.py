@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbound._bounds.regions import lp_ball
+from jaxbound._bounds.balls import lp_ball
 from jaxbound._methods.margins import margins, verified
 from jaxbound._methods.published import crown
 from jaxbound._walks.batch import examples, inside_a_loop

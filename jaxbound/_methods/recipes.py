@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxbound._bounds.interval import Interval, intersect, ordered, outward, supersede
-from jaxbound._bounds.regions import LpBall
 from jaxbound._program.graph import Var
 from jaxbound._rules.linear_rules import linear_operands
 from jaxbound._rules.relaxations import elementwise, partial
@@ -37,13 +36,17 @@ from jaxbound._walks.rows import (
 
 
 def keep(context: Context, var: Var) -> Interval:
-    """Keeps the interval of the interval walk; bounds the affine block after an lp ball by the dual norm too."""
+    """Keeps the interval of the interval walk; bounds the affine block after dependent inputs as one map too."""
     ends = affine_ends(context.graph, var)
-    if ends != [var] and any(isinstance(context.regions.get(v), LpBall) for v in ends):
-        return intersect(
-            context.env[var], concretized(by_rows(from_affine_ends, context, var), var)
-        )
+    if ends != [var] and _dependent(context, ends):
+        block = concretized(by_rows(from_affine_ends, context, var), var)
+        return intersect(context.env[var], block)
     return context.env[var]
+
+
+def _dependent(context: Context, ends: list[Var]) -> bool:
+    """Tells whether one of these is an input whose elements depend on each other."""
+    return not all(context.regions[v].independent for v in ends if v in context.regions)
 
 
 def forward(context: Context, var: Var) -> Interval:
@@ -107,10 +110,10 @@ def _elided(context: Context, var: Var) -> bool:
     """Tells whether to bound the last affine block as one map.
 
     It is where that is tighter, for no more rows than the largest input of the block has elements;
-    after an lp ball, always.
+    after a set whose elements depend on each other, always.
     """
     ends = affine_ends(context.graph, var)
-    if any(isinstance(context.regions.get(v), LpBall) for v in ends):
+    if _dependent(context, ends):
         return ends != [var]
     tighter = exactness(context.graph, context.regions, restart=True)[var] == LOOSE
     return tighter and var.size <= max(v.size for v in ends)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxbound._bounds.balls import linf_ball
 from jaxbound._bounds.interval import Interval
-from jaxbound._bounds.regions import linf_ball
 from jaxbound._program.graph import Equation, Var, read
 from jaxbound._program.trace import trace
 from jaxbound._rules.curves import Choice

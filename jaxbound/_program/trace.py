@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxbound._bounds.regions import arrays_of, check_region, is_region
+from jaxbound._bounds.regions import arrays_of, is_region
 from jaxbound._program.graph import Graph
 from jaxbound._program.inline import flatten
 from jaxbound._program.recognise import recognise
@@ -18,7 +18,7 @@ def trace(fn: Callable[..., Any], *args) -> Graph:
 
     Args:
       fn: a function of one example.
-      *args: pytrees; every `Interval` or `LpBall` leaf is uncertain, all else is known. A truth value,
+      *args: pytrees; every `Region` leaf (`Interval`, `LpBall`, ...) is uncertain, all else is known. A truth value,
         a string or a callable is an option: it is static, as if `functools.partial` had bound it.
 
     Raises:
@@ -33,7 +33,7 @@ def trace(fn: Callable[..., Any], *args) -> Graph:
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(args, is_leaf=is_region):
         if is_region(leaf):
-            check_region(leaf, "args" + jax.tree_util.keystr(path))
+            leaf.check("args" + jax.tree_util.keystr(path))
     leaves, restore = arrays_of(args)
     avals = [jax.ShapeDtypeStruct(x.shape, x.dtype) if is_region(x) else x for x in leaves]
     try:

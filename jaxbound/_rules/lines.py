@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives as jp
 
-from jaxbound._bounds.interval import concrete, smallest
+from jaxbound._bounds.interval import smallest
+from jaxbound._bounds.numerics import concrete
 from jaxbound._program import activations
 from jaxbound._rules import curves, piecewise, waves
 

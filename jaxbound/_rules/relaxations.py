@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
 from jaxbound._bounds.interval import Interval
-from jaxbound._bounds.linear import once
+from jaxbound._bounds.numerics import once
 from jaxbound._program import activations
 from jaxbound._rules import axes as along
 from jaxbound._rules import choices, curves, planes, tables

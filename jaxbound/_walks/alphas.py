@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbound._bounds.interval import concrete
+from jaxbound._bounds.numerics import concrete
 from jaxbound._program.graph import Constant, Var
 from jaxbound._rules.relaxing import Choices
 from jaxbound._walks.context import Context

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxbound._bounds.linear import weigh
+from jaxbound._bounds.numerics import weigh
 from jaxbound._program.graph import Equation, Graph, Var, read
 from jaxbound._rules.linear_rules import IN_PLACE, linear_operands, linear_rules
 from jaxbound._rules.relaxations import Relaxation

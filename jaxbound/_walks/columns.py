@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbound._bounds.interval import Interval, outward
-from jaxbound._bounds.linear import merged, shares, supported
-from jaxbound._bounds.regions import Region, part_of
+from jaxbound._bounds.regions import Region
 from jaxbound._locality.crop import Crop
 from jaxbound._locality.reach import cone
 from jaxbound._program.graph import Graph, Var
@@ -97,7 +96,7 @@ class Forward:
         regions, reached = list(self.regions.values()), self.cone(var)
         if reached is None and self.whole:
             return self._all(var, lines).interval(regions)
-        offset = self._offset(var, env, lines)
+        offset, pairs = self._offset(var, env, lines), functools.partial(zip, regions, strict=True)
         if reached is None:
             some = functools.partial(self._shares, var, lines)
             at_once, count = self._at_once(self.graph), self.total
@@ -107,10 +106,11 @@ class Forward:
 
         def add(*pair):
             both = jax.tree.map(lambda *found: jnp.stack(found), *pair)
-            return [list(map(merged, regions, side)) for side in both]
+            return [[region.merged(x) for region, x in pairs(side)] for side in both]
 
         sums = add_chunks(some, add, at_once, count)
-        low, high = (sum(map(supported, regions, side)) for side in sums)
+        low, high = (sum(region.supported(x) for region, x in pairs(side)) for side in sums)
+        low, high = jnp.reshape(low, var.shape), jnp.reshape(high, var.shape)
         return outward(offset.lower - low, offset.upper + high)
 
     def _shares(self, var: Var, lines: Lines, directions):
@@ -122,8 +122,8 @@ class Forward:
             size = math.prod(region.shape)
             here = ((0 <= local) & (local < size)).reshape(-1, *[1] * len(var.shape))
             sides = (jnp.where(here, side, 0).reshape(len(local), -1) for side in (-low, high))
-            part = part_of(region, local)
-            found.append([[x.reshape(var.shape) for x in shares(part, c, 0)] for c in sides])
+            part = region.part(functools.partial(jnp.take, indices=local, mode="clip"))
+            found.append([part.shares(side, 0) for side in sides])
             first += size
         return list(map(list, zip(*found, strict=True)))
 
@@ -149,12 +149,11 @@ class Forward:
 
         def some(index):
             place, region, (low, high) = self._of_block(reached, env, index)
-            part = part_of(region, jnp.arange(math.prod(region.shape)))
-            sides = (shares(part, c.reshape(len(c), -1), 0) for c in (-low, high))
-            return [[[reached.embedded(x[None], place)[0] for x in side]] for side in sides]
+            shares = (region.shares(c.reshape(len(c), -1), 0) for c in (-low, high))
+            return [reached.embedded(share, place) for share in shares]
 
         (region,) = self.regions.values()
-        return [[merged(region, side[0])] for side in jax.vmap(some)(indices)]
+        return [[region.merged(side)] for side in jax.vmap(some)(indices)]
 
     def _from_blocks(self, reached: Crop, env: Mapping[Var, Any]):
         """Returns all coefficients, lower and upper, block by block."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jaxbound._bounds.interval import Interval
 from jaxbound._bounds.regions import Region
 from jaxbound._program.graph import Equation, Graph, Var
 from jaxbound._rules.linear_rules import is_repeat, linear_operands, linear_rules
@@ -24,9 +23,7 @@ def exactness(graph: Graph, regions: Mapping[Var, Region], restart: bool) -> dic
 
     With ``restart``, the intervals of non-linear equations' outputs count as boxes of their own.
     """
-    levels = {
-        var: BOX if isinstance(region, Interval) else LOOSE for var, region in regions.items()
-    }
+    levels = {var: BOX if region.independent else LOOSE for var, region in regions.items()}
     sources = {var: {var} for var in regions}
     for eqn in graph.equations:
         moving = list(eqn.moving.values())

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
 from jaxbound._bounds.interval import Interval, outward
-from jaxbound._bounds.linear import support
 from jaxbound._bounds.regions import Region
 from jaxbound._program.graph import Equation, Graph, Var, read
 from jaxbound._program.trace import trace_flat
@@ -38,8 +37,8 @@ class Affine(NamedTuple):
         for region in regions:
             stop = start + math.prod(region.shape)
             low, high = (c[start:stop].reshape(stop - start, -1) for c in ends(self.coeffs))
-            lower = lower - support(region, -low, axis=0).reshape(lower.shape)
-            upper = upper + support(region, high, axis=0).reshape(upper.shape)
+            lower = lower - region.support(-low, axis=0).reshape(lower.shape)
+            upper = upper + region.support(high, axis=0).reshape(upper.shape)
             start = stop
         return outward(lower, upper)
 

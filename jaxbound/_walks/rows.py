@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxbound._bounds.interval import Interval, ordered, outward
-from jaxbound._bounds.linear import LinearBounds, once, support, weigh
+from jaxbound._bounds.linear import LinearBounds
+from jaxbound._bounds.numerics import once, weigh
 from jaxbound._bounds.regions import Region
 from jaxbound._locality.receptive import crop
 from jaxbound._locality.slices import joined
@@ -115,7 +116,7 @@ def through_linear_bounds(context: Context, var: Var) -> Finish:
 def least(below: Below):
     """Returns the least values ``[K]`` of affine lower bounds in their regions, or the floor where that is higher."""
     pairs = zip(below.regions, below.coeffs, strict=True)
-    lowest = sum(support(region, -c.reshape(c.shape[0], -1)) for region, c in pairs)
+    lowest = sum(region.support(-c.reshape(c.shape[0], -1)) for region, c in pairs)
     return jnp.maximum(once(below.offset - lowest), below.floor)
 
 

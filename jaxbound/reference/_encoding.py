@@ -12,8 +12,12 @@ import numpy as np
 from jax.extend.core import primitives as jp
 from scipy import sparse
 
-from jaxbound._bounds.interval import Interval, concrete
-from jaxbound._bounds.regions import LpBall, Region, arrays_of, enclosing_box, is_region
+from jaxbound._bounds.balls import LpBall
+from jaxbound._bounds.halfspaces import Halfspaces
+from jaxbound._bounds.interval import Interval
+from jaxbound._bounds.numerics import concrete
+from jaxbound._bounds.polytopes import Polytope
+from jaxbound._bounds.regions import Region, arrays_of, is_region
 from jaxbound._methods.inspection import intermediate_bounds
 from jaxbound._methods.prepare import intervals_of, leaves_of, precision
 from jaxbound._program import activations
@@ -48,7 +52,8 @@ def lp(fn, *args, intermediates=None):
     Args:
       fn: function of one example, of affine operations and of abs, leaky_relu, `param_ramp`, clip, and
         maximum or minimum with a known value (relu).
-      *args: pytrees. Every `Interval`, or `LpBall` with p of 1 or inf, is uncertain, all else is known.
+      *args: pytrees. Every `Interval`, `LpBall` with p of 1 or inf, `Polytope` and `Halfspaces` is uncertain, all
+        else is known.
       intermediates: optional dict from `intermediate_bounds`, the neurons' intervals, used as they are,
         with their rounding (so make them in float64); `crown` gives those that it lacks (by default all).
 
@@ -167,19 +172,49 @@ def _float64(values):
 
 
 def _add_region(model: Model, var: Var, region: Region) -> None:
-    """Adds an input as variables in its box, and the constraints of an l1 ball."""
-    if isinstance(region, LpBall) and region.p not in (1, math.inf):
-        raise ValueError(f"an LpBall has p={region.p}; expected an Interval, or p of 1 or inf")
-    before, box = model.size, enclosing_box(region)
+    """Adds an input as variables in its box, and what else its set demands of them."""
+    before, box = model.size, region.box
     model.starts[var] = before
     model.add_variables(var.size, np.ravel(box.lower), np.ravel(box.upper))
-    if isinstance(region, LpBall) and region.p == 1:
-        # x - center = a - b, and the sum of all a, b >= 0 is at most the radius.
-        model.add_variables(2 * var.size, 0, region.radius)
-        one: Any = sparse.eye_array(var.size)
-        model.add_equal([zeros(var.size, before), one, -one, one], np.ravel(region.center))
-        total = sparse.csr_array(np.ones((1, 2 * var.size)))
-        model.add_at_most([zeros(1, before + var.size), total], np.ravel(region.radius))
+    if not region.independent:
+        _constrain(region, model, before, var.size)
+
+
+@functools.singledispatch
+def _constrain(region: Region, model: Model, before: int, size: int) -> None:
+    """Adds the linear constraints of a set on the ``size`` variables after ``before``; raises where it has others."""
+    raise ValueError(
+        f"a {type(region).__name__} is not known as a polyhedron; expected an Interval"
+    )
+
+
+@_constrain.register
+def _(region: LpBall, model: Model, before: int, size: int) -> None:
+    if region.p != 1:
+        raise ValueError(f"an LpBall has p={region.p}; expected an Interval, or p of 1 or inf")
+    # x - center = a - b, and the sum of all a, b >= 0 is at most the radius.
+    model.add_variables(2 * size, 0, region.radius)
+    one: Any = sparse.eye_array(size)
+    model.add_equal([zeros(size, before), one, -one, one], np.ravel(region.center))
+    total = sparse.csr_array(np.ones((1, 2 * size)))
+    model.add_at_most([zeros(1, before + size), total], np.ravel(region.radius))
+
+
+@_constrain.register
+def _(region: Polytope, model: Model, before: int, size: int) -> None:
+    # x is a mean of the vertices, by weights >= 0 with the sum 1.
+    vertices = np.asarray(region.vertices).reshape(-1, size)
+    model.add_variables(len(vertices), 0, 1)
+    one: Any = sparse.eye_array(size)
+    model.add_equal([zeros(size, before), one, -sparse.csr_array(vertices.T)], np.zeros(size))
+    total = sparse.csr_array(np.ones((1, len(vertices))))
+    model.add_equal([zeros(1, before + size), total], np.ones(1))
+
+
+@_constrain.register
+def _(region: Halfspaces, model: Model, before: int, size: int) -> None:
+    limits, normals = np.asarray(region.limits), np.asarray(region.normals).reshape(-1, size)
+    model.add_at_most([zeros(len(limits), before), sparse.csr_array(normals)], limits)
 
 
 def _add_equation(model: Model, eqn: Equation, operands, affine, exact: bool) -> None:

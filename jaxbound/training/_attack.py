@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +12,6 @@ import jax.numpy as jnp
 import jaxbound as jb
 
 Logits = Callable[[jax.Array], jax.Array]  # one example -> [classes]
-Region = jb.Interval | jb.LpBall
 
 
 class Attack(NamedTuple):
@@ -23,7 +23,7 @@ class Attack(NamedTuple):
 
 def pgd(
     fn: Logits,
-    region: Region,
+    region: jb.Region,
     label: jax.Array,
     key: jax.Array,
     *,
@@ -35,12 +35,13 @@ def pgd(
 
     Steps descend the smallest margin, steepest in the region's norm: signed gradients in a box. The step
     shrinks tenfold after half and after three quarters of the steps. The first start is the centre, the
-    others are uniform in a box (and projected into a ball). A bound and the attack enclose the truth:
+    others are uniform in a box (and projected into a ball). In a polytope, the starts are vertices but the
+    first, their mean, and steps go towards vertices (Frank-Wolfe). A bound and the attack enclose the truth:
     `lower <= min over the region <= margins`.
 
     Args:
       fn: one example `[...]` -> logits `[K]`.
-      region: the points allowed, a `jb.Interval` or a `jb.LpBall`.
+      region: the points allowed, a `jb.Interval`, a `jb.LpBall` or a `jb.Polytope`.
       label: the true class, an integer scalar.
       key: randomness of the starts.
       steps: gradient steps of each start.
@@ -52,6 +53,7 @@ def pgd(
 
     Raises:
       ValueError: `restarts` is less than 1.
+      TypeError: `region` is another set.
 
     References:
       Madry et al., arXiv:1706.06083.
@@ -91,19 +93,16 @@ def step_sizes(steps: int, first: float) -> list[float]:
     return [first * 0.1**tenth for tenth in tenths] + [0.0]
 
 
-def start_walk(fn: Logits, region: Region, label, key: jax.Array, restart) -> Walk:
+def start_walk(fn: Logits, region: jb.Region, label, key: jax.Array, restart) -> Walk:
     """Starts at the centre of the region for restart 0, at random for the others."""
     uniform = jax.random.uniform(jax.random.fold_in(key, restart), region.shape, region.dtype)
     share = jnp.where(restart == 0, 0.5, uniform)
-    if isinstance(region, jb.Interval):
-        x = _project(region.lower + share * (region.upper - region.lower), region)
-    else:
-        x = _project(region.center + (2 * share - 1) * region.radius, region)
+    x = _start(region, share)
     margins = jax.eval_shape(lambda x: jb.margins(fn(x), label), x)
     return Walk(x, Attack(x, jnp.full(margins.shape, jnp.inf, margins.dtype)))
 
 
-def move(fn: Logits, region: Region, label, walk: Walk, step_size: jax.typing.ArrayLike) -> Walk:
+def move(fn: Logits, region: jb.Region, label, walk: Walk, step_size: jax.typing.ArrayLike) -> Walk:
     """Notes the margins where the walk stands, and steps to lower the smallest."""
 
     def smallest(x):
@@ -111,14 +110,44 @@ def move(fn: Logits, region: Region, label, walk: Walk, step_size: jax.typing.Ar
         return margins.min(), margins
 
     slope, margins = jax.grad(smallest, has_aux=True)(walk.x)
-    there = _project(walk.x - step_size * _steepest(slope, walk.x, region), region)
+    there = _project(region, walk.x - step_size * _steepest(region, slope, walk.x))
     return Walk(there, _worse(Attack(walk.x, margins), walk.worst))
 
 
-def _steepest(slope: jax.Array, x: jax.Array, region: Region) -> jax.Array:
+# ---------------------------------------------------------------- what an attack asks of a set
+
+
+@functools.singledispatch
+def _start(region: jb.Region, share) -> jax.Array:
+    """Returns the point of the set at a share of its box, 0.5 for the centre."""
+    kinds = "jb.Interval, jb.LpBall or jb.Polytope"
+    raise TypeError(f"region is a {type(region).__name__}; expected a {kinds}")
+
+
+@functools.singledispatch
+def _steepest(region, slope: jax.Array, x: jax.Array):
     """Returns the step, one radius long, along which the slope ascends most."""
-    if isinstance(region, jb.Interval):
-        return (region.upper - region.lower) / 2 * jnp.sign(slope)
+    return (region.upper - region.lower) / 2 * jnp.sign(slope)
+
+
+@functools.singledispatch
+def _project(region, x: jax.Array):
+    """Returns a point of the set near ``x``, and ``x`` if it is in the set."""
+    return jnp.clip(x, region.lower, region.upper)
+
+
+@_start.register
+def _(region: jb.Interval, share):
+    return _project(region, region.lower + share * (region.upper - region.lower))
+
+
+@_start.register
+def _(region: jb.LpBall, share):
+    return _project(region, region.center + (2 * share - 1) * region.radius)
+
+
+@_steepest.register
+def _(region: jb.LpBall, slope, x):
     if region.clip is not None:  # the walk descends: what is at the end it would go to stays there
         stuck = jnp.where(slope > 0, x <= region.clip.lower, x >= region.clip.upper)
         slope = jnp.where(stuck, 0, slope)
@@ -130,15 +159,34 @@ def _steepest(slope: jax.Array, x: jax.Array, region: Region) -> jax.Array:
     return region.radius * step / jnp.maximum(jnp.linalg.norm(step.ravel(), region.p), 1)
 
 
-def _project(x: jax.Array, region: Region) -> jax.Array:
-    """Projects into the region: clips, then moves towards the centre as far as a ball asks for."""
-    if isinstance(region, jb.Interval):
-        return jnp.clip(x, region.lower, region.upper)
+@_project.register
+def _(region: jb.LpBall, x):
+    """Clips, then moves towards the centre as far as the ball asks for."""
     if region.clip is not None:
         x = jnp.clip(x, region.clip.lower, region.clip.upper)
     far = jnp.linalg.norm((x - region.center).ravel(), region.p)
     share = jnp.where(far > region.radius, region.radius / jnp.where(far > 0, far, 1), 1)
     return region.center + share * (x - region.center)
+
+
+def _farthest(region: jb.Polytope, direction):
+    """Returns where a polytope reaches farthest, a subgradient of its support: a vertex, or the mean of several."""
+    return jax.grad(region.support)(direction.ravel()).reshape(region.shape)
+
+
+@_start.register
+def _(region: jb.Polytope, share):
+    return _farthest(region, share - 0.5)
+
+
+@_steepest.register
+def _(region: jb.Polytope, slope, x):
+    return x - _farthest(region, -slope)  # a part of this step does not leave the hull
+
+
+@_project.register
+def _(region: jb.Polytope, x):
+    return x
 
 
 def _worse(new: Attack, old: Attack) -> Attack:

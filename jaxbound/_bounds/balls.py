@@ -1,0 +1,286 @@
+"""Defines balls in the lp norms, and what they share with a box."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxbound._bounds.interval import Interval, check_ends, check_floating
+from jaxbound._bounds.numerics import along, concrete
+from jaxbound._bounds.regions import Region
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LpBall(Region):
+    """Represents all arrays x with ``norm(x - center, p) <= radius``, in the box ``clip`` if there is one.
+
+    It is one ball around the whole array. Affine functions are bounded by their exact range over it;
+    with a ``clip``, by the smaller of the ball's and the clip's range where forward bounds (`jb.lbp`)
+    are computed in parts, because all coefficients at once would be too many.
+
+    Args:
+      center: array of any shape, in ``clip``.
+      radius: non-negative scalar, in the units of ``center`` (one per example under `jax.vmap`).
+      p: static, a number >= 1 or ``inf``.
+      clip: optional `Interval` of the shape of ``center``. Elements with equal ends are fixed.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxbound as jb
+      >>> jb.ibp(jnp.sum, jb.LpBall(jnp.zeros(4), 1.0, p=2)).upper.item()
+      2.0
+    """
+
+    center: Any
+    radius: Any
+    p: float = dataclasses.field(metadata={"static": True})
+    clip: Interval | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return jnp.shape(self.center)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return jnp.result_type(self.center)
+
+    @property
+    def independent(self) -> bool:
+        return self.p == jnp.inf
+
+    @property
+    def box(self) -> Interval:
+        lower, upper = self.center - self.radius, self.center + self.radius
+        if self.clip is None:
+            return Interval(lower, upper)
+        low, high = self.clip.lower, self.clip.upper
+        return Interval(jnp.clip(lower, low, high), jnp.clip(upper, low, high))
+
+    def support(self, coeffs, axis: int = -1):
+        found = self.supported(self._terms(coeffs, axis))
+        if self.clip is None or self.p == jnp.inf:
+            return found
+        return jnp.fmin(found, _clipped(self, self.clip, coeffs, axis))
+
+    def part(self, take) -> LpBall:
+        clip = None if self.clip is None else self.clip.part(take)
+        return dataclasses.replace(self, center=take(self.center), clip=clip)
+
+    def _terms(self, coeffs, axis: int) -> list[Any]:
+        """Returns ``<coeffs, center>`` and the dual norm; of a clipped ball, the support of its box as well."""
+        center = (coeffs * along(self.center, coeffs.ndim, axis)).sum(axis)
+        box = [] if self.clip is None else [self.box.support(coeffs, axis)]
+        return [center, _norm(coeffs, _dual(self.p), axis), *box]
+
+    def shares(self, coeffs, axis: int = -1):
+        return jnp.stack(self._terms(coeffs, axis))
+
+    def merged(self, shares):
+        return shares.sum(0).at[1].set(_norm(shares[:, 1], _dual(self.p), 0))
+
+    def supported(self, shares):
+        """Returns the support; of a clipped ball the smaller of the ball's and the box's, an upper bound."""
+        center, norm, *box = shares
+        return functools.reduce(jnp.fmin, box, center + self.radius * norm)
+
+    def check(self, name: str) -> None:
+        check_floating(self.center, f"{name}.center")
+        if jnp.shape(self.radius) != ():
+            raise ValueError(
+                f"{name}.radius has shape {jnp.shape(self.radius)}; expected a scalar (one per example under jax.vmap)"
+            )
+        _check_p(self.p, f"{name}.p")
+        _check_radius(self.radius, f"{name}.radius")
+        center = concrete(self.center)
+        if center is not None and np.isnan(center).any():
+            raise ValueError(f"{name}.center contains NaN")
+        if self.clip is not None:
+            _check_clip(self, name)
+
+
+def linf_ball(x, eps, clip: tuple[Any, Any] | None = None) -> Interval:
+    """Returns the box ``{z : |z - x| <= eps, clip[0] <= z <= clip[1]}``, elementwise.
+
+    Args:
+      x: floating-point array, the centre.
+      eps: non-negative radius in the units of ``x`` (pixels, if ``x`` holds pixels);
+        broadcasts against ``x`` as in NumPy.
+      clip: optional pair of limits of the input domain, scalars or arrays.
+
+    Raises:
+      ValueError: ``eps`` is negative or NaN, does not broadcast, or the box is empty.
+      TypeError: ``x`` is not floating point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxbound as jb
+      >>> jb.linf_ball(jnp.array([0.0, 0.5]), 0.25, clip=(0.0, 1.0)).lower.tolist()
+      [0.0, 0.25]
+    """
+    x, eps = jnp.asarray(x), jnp.asarray(eps)
+    check_floating(x, "x")
+    _check_radius(eps, "eps")
+    try:
+        fits = np.broadcast_shapes(eps.shape, x.shape) == x.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"eps of shape {eps.shape} does not broadcast to x of shape {x.shape}")
+    eps = eps.astype(x.dtype)
+    lower, upper = x - eps, x + eps
+    if clip is not None:
+        low, high = (jnp.asarray(end, x.dtype) for end in clip)
+        outside = concrete((lower > high) | (upper < low) | (low > high))
+        if outside is not None and outside.any():
+            raise ValueError(f"clip=({clip[0]}, {clip[1]}) leaves nothing of the box around x")
+        lower, upper = jnp.clip(lower, low, high), jnp.clip(upper, low, high)
+    return Interval(lower, upper)
+
+
+def lp_ball(x, eps, p, clip: tuple[Any, Any] | None = None) -> Region:
+    """Returns the ball ``{z : norm(z - x, p) <= eps, clip[0] <= z <= clip[1]}``, of one example.
+
+    Args:
+      x: floating-point array, the centre.
+      eps: non-negative scalar in the units of ``x`` (a batch is `jax.vmap`).
+      p: a number >= 1 or ``inf``.
+      clip: optional pair of limits of the input domain, scalars or arrays; ``x`` lies between them.
+
+    Returns:
+      An `LpBall`; for p = inf the box of `linf_ball`.
+
+    Raises:
+      ValueError: ``eps`` is negative, NaN or no scalar, ``p`` is below 1, or ``x`` is not in ``clip``.
+      TypeError: ``x`` is not floating point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxbound as jb
+      >>> image = jnp.array([0.9, 0.5])
+      >>> jb.crown(jnp.sum, jb.lp_ball(image, 0.5, p=1)).upper.item()
+      1.899...
+      >>> jb.crown(lambda z: z[0], jb.lp_ball(image, 0.5, p=1, clip=(0.0, 1.0))).upper.item()
+      1.0
+    """
+    _check_p(p, "p")
+    if p == math.inf:
+        return linf_ball(x, eps, clip)
+    x, eps = jnp.asarray(x), jnp.asarray(eps)
+    check_floating(x, "x")
+    _check_radius(eps, "eps")
+    if eps.shape != ():
+        raise ValueError(f"eps has shape {eps.shape}; expected a scalar (a batch is jax.vmap)")
+    limits = None
+    if clip is not None:
+        low, high = (jnp.broadcast_to(jnp.asarray(end, x.dtype), x.shape) for end in clip)
+        outside = concrete(~((low <= x) & (x <= high)))
+        if outside is not None and outside.any():
+            raise ValueError(f"clip=({clip[0]}, {clip[1]}) does not hold all of x")
+        limits = Interval(low, high)
+    return LpBall(x, eps.astype(x.dtype), p, limits)
+
+
+def _check_clip(ball: LpBall, name: str) -> None:
+    """Raises unless the clip of a ball is an `Interval` of its shape and dtype that contains its centre."""
+    clip = ball.clip
+    if not isinstance(clip, Interval) or (clip.shape, clip.dtype) != (ball.shape, ball.dtype):
+        raise ValueError(
+            f"{name}.clip is {clip!r}; expected an Interval of shape {ball.shape} and {ball.dtype}"
+        )
+    check_ends(clip, f"{name}.clip")
+    inside = concrete((clip.lower <= ball.center) & (ball.center <= clip.upper))
+    if inside is not None and not inside.all():
+        raise ValueError(f"{name}.center does not lie in {name}.clip")
+
+
+def _check_p(p, name: str) -> None:
+    if not (isinstance(p, int | float) and p >= 1):
+        raise ValueError(f"{name} is {p!r}; expected a number >= 1 or inf")
+
+
+def _check_radius(radius, name: str) -> None:
+    value = concrete(radius)
+    if value is not None and not (value >= 0).all():
+        worst = np.min(value) if not np.isnan(value).any() else math.nan
+        raise ValueError(f"{name} is {worst}; expected a radius >= 0")
+
+
+def _clipped(ball: LpBall, clip: Interval, coeffs, axis: int):
+    """Returns the support of a clipped ball: ``max <c, x>`` for ``norm(x - center, p) <= r`` and x in the clip.
+
+    With a = ``|c|`` and room t in [0, r] towards the sign of c, this is ``<c, center>`` plus the
+    maximum of ``<a, d>`` for ``0 <= d <= t, norm(d, p) <= r``. By Hoelder's inequality every u in
+    [0, a] is proof of an upper bound, ``<a, d> <= r norm(u, q) + <t, a - u>``. The least one is attained at
+    some ``u = min(a, mu (t/r)^(p-1))``: there ``d = min(t, r (a/mu)^(q-1))`` has the norm r, or mu = 0.
+    Bisection finds mu; the value returned is an upper bound for every mu, so the bound stays sound.
+    """
+    p, radius = ball.p, ball.radius
+    sides = (clip.upper - ball.center, ball.center - clip.lower)
+    up, down = (along(_share(jnp.maximum(side, 0), radius), coeffs.ndim, axis) for side in sides)
+    share = jnp.where(coeffs > 0, up, down)
+    size = jnp.where(share > 0, jnp.abs(coeffs), 0)
+    scale = lax.stop_gradient(size.max(axis, initial=0, keepdims=True))
+    size = size / jnp.where(scale > 0, scale, 1)
+    limit = _limit(share, size, p, axis)
+    proof = jnp.minimum(size, limit)
+    least = _norm(proof, _dual(p), axis) + (share * (size - proof)).sum(axis)
+    center = (coeffs * along(ball.center, coeffs.ndim, axis)).sum(axis)
+    return center + radius * scale.squeeze(axis) * least
+
+
+def _share(room, radius):
+    """Returns ``min(room, radius) / radius``; for radius 0 its limit: 1 where there is room, else 0."""
+    some = jnp.where(radius > 0, radius, 1)
+    return jnp.where(room < radius, room / some, jnp.where(room > 0, 1, 0).astype(room.dtype))
+
+
+def _limit(share, size, p: float, axis: int):
+    """Returns ``mu share^(p-1)`` at the best mu; for p > 1 a constant for the gradient, as that mu is stationary."""
+    room, most = lax.stop_gradient((share, size))
+
+    def narrow(_, ends):
+        low, high = ends
+        mu = (low + high) / 2
+        moved = (
+            jnp.where(most > mu, room, 0)
+            if p == 1
+            else jnp.minimum(room, (most / mu) ** (1 / (p - 1)))
+        )
+        far = (moved**p).sum(axis, keepdims=True) > 1
+        return jnp.where(far, mu, low), jnp.where(far, high, mu)
+
+    high = jnp.expand_dims(_norm(most, _dual(p), axis), axis)
+    steps = jnp.finfo(size.dtype).nmant + 2
+    high = lax.fori_loop(0, steps, narrow, (jnp.zeros_like(high), high))[1]
+    if p == 1:  # the best mu is one of the sizes, not stationary: it has that size's gradient
+        return jnp.where(size <= high, size, 0).max(axis, initial=0, keepdims=True)
+    return high * room ** (p - 1)
+
+
+def _dual(p: float) -> float:
+    """Returns q with ``1/p + 1/q = 1``."""
+    if p == 1:
+        return jnp.inf
+    return 1.0 if p == jnp.inf else p / (p - 1)
+
+
+def _norm(coeffs, q: float, axis: int):
+    """Returns ``norm(coeffs, q)`` along ``axis``, with finite gradients at 0."""
+    size = jnp.abs(coeffs)
+    if q == 1:
+        return size.sum(axis)
+    largest = size.max(axis, initial=0, keepdims=True)
+    if q == jnp.inf:
+        return largest.squeeze(axis)
+    scale = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
+    total = ((size / scale) ** q).sum(axis)
+    some = total > 0
+    return jnp.where(some, scale.squeeze(axis) * jnp.where(some, total, 1) ** (1 / q), 0)
