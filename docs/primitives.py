@@ -13,7 +13,7 @@ from jaxbound._program.activations import Activation
 from jaxbound._program.rewrites import BY_NAME, CALLS, REARRANGE, REWRITES
 from jaxbound._rules.interval_rules import interval_rules
 from jaxbound._rules.linear_rules import linear_rules
-from jaxbound._rules.relaxations import elementwise, relaxations
+from jaxbound._rules.relaxations import relaxations
 
 # Those of tests/test_layers.py and tests/test_control_flow.py.
 LAYERS = {
@@ -48,10 +48,7 @@ register.
 
 
 def interval_of(primitive) -> str:
-    rule = interval_rules[primitive].bound
-    made_by = rule.__qualname__.split(".")[0]
-    exact = primitive in elementwise or primitive in linear_rules
-    return "exact" if exact or made_by in ("def_increasing", "def_turning") else "sound"
+    return "exact" if interval_rules[primitive].exact else "sound"
 
 
 def lines_of(primitive) -> str:

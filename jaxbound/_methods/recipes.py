@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxbound._bounds.interval import Interval, intersect, ordered, outward, supersede
 from jaxbound._bounds.regions import LpBall
 from jaxbound._program.graph import Var
+from jaxbound._rules.elementwise import ELEMENTWISE, is_partial
 from jaxbound._rules.linear_rules import linear_operands
-from jaxbound._rules.relaxations import elementwise, partial
 from jaxbound._walks.alphas import best_start, optimised
 from jaxbound._walks.exactness import LOOSE, affine_ends, exactness
 from jaxbound._walks.intervals import interval_step
@@ -69,7 +69,7 @@ def _update(walk: Walk, var: Var, found: Interval) -> Interval:
     everywhere: bounds by lines may leave its domain, intervals seldom do.
     """
     alone = walk.published and not any(
-        eqn.primitive in partial and var in eqn.moving.values() for eqn in walk.graph.equations
+        is_partial(eqn.primitive) and var in eqn.moving.values() for eqn in walk.graph.equations
     )
     return supersede(walk.env[var], found) if alone else intersect(found, walk.env[var])
 
@@ -81,7 +81,7 @@ def undecided(walk: Walk, var: Var) -> Any:
         if var not in eqn.moving.values() or linear_operands(eqn) is not None:
             continue
         shapes = [v.shape for v in (*eqn.outputs, *eqn.moving.values())]
-        if eqn.primitive not in elementwise or shapes != 2 * [var.shape]:
+        if eqn.primitive not in ELEMENTWISE or shapes != 2 * [var.shape]:
             return jnp.ones(var.size, bool)
         image = zip(eqn.outputs, interval_step(eqn, walk.env), strict=True)
         lines = dataclasses.replace(walk, env=walk.env | dict(image)).relax(eqn)

@@ -216,7 +216,7 @@ def softmax_image(finish, absent):
     For an increasing ``finish``, value i increases in z_i and falls in every other entry.
     """
 
-    def bound(x, where=None, *, axes):
+    def softmax_bound(x, where=None, *, axes):
         rows = Rows(x.shape, axes)
         least, most = differences(*rows.ends(x, where))
         ends = (-jax.nn.logsumexp(end, -1) for end in (most, least))
@@ -225,7 +225,7 @@ def softmax_image(finish, absent):
         ends = (rows.back(finish(jnp.where(end <= 0, end, any_))) for end, any_ in pairs)
         return Interval(*(end if where is None else jnp.where(where, end, absent) for end in ends))
 
-    return bound
+    return softmax_bound
 
 
 def variance_image(x, *, axes, keepdims):
@@ -250,7 +250,7 @@ def variance_image(x, *, axes, keepdims):
 def are_largest(sign, count):
     """Returns the interval rule of which entries are the largest (sign 1) or least (-1), or of how many are."""
 
-    def bound(x, *, axes):
+    def largest_image(x, *, axes):
         rows = Rows(x.shape, axes)
         ends = [end if sign > 0 else -end for end in (x.lower, x.upper)][::sign]
         found = largest(*map(rows.last, ends))
@@ -258,4 +258,4 @@ def are_largest(sign, count):
             return Interval(*(jnp.maximum(end.sum(-1), 1).astype(x.dtype) for end in found))
         return Interval(*(rows.back(end).astype(x.dtype) for end in found))
 
-    return bound
+    return largest_image
