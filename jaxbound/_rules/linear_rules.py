@@ -29,7 +29,8 @@ class LinearRule(NamedTuple):
         "operands" (one element of each) or "elements" (several of one operand).
       keeps: "place": an output element depends on the operands' elements at the same place; "order": on that
         at the same flat index, if there are as many; else "nothing".
-      copies: positions of operands whose elements it may copy to several places, though the output is no larger.
+      copies: positions of the operands whose elements it may copy to several places; None: of all that are uncertain,
+        if the output is larger.
       transpose: optional ``transpose(rows, *operands, **params)`` for rows ``[K, *output_shape]`` of
         the first operand; None: by `jax.vjp`.
       pick: optional ``pick(indices, shape, *operands, **params)`` returns the output's elements at flat
@@ -40,7 +41,7 @@ class LinearRule(NamedTuple):
     operands: Callable[[tuple[bool, ...]], Sequence[int] | None]
     sums: str = "nothing"
     keeps: str = "nothing"
-    copies: Sequence[int] = ()
+    copies: Sequence[int] | None = None
     transpose: Callable[..., Any] | None = None
     pick: Callable[..., Any] | None = None
 
@@ -181,6 +182,8 @@ def pull_back(
 
 def is_repeat(eqn) -> bool:
     """Tells whether a non-mixing ``eqn`` may copy one element of an operand to several places."""
+    copies = linear_rules[eqn.primitive].copies
+    if copies is not None:
+        return any(eqn.uncertain[i] for i in copies)
     sizes = [var.size for var in eqn.moving.values()]
-    larger = sum(out.size for out in eqn.outputs) > sum(sizes)
-    return larger or any(eqn.uncertain[i] for i in linear_rules[eqn.primitive].copies)
+    return sum(out.size for out in eqn.outputs) > sum(sizes)

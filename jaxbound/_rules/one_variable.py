@@ -31,13 +31,20 @@ def turning(*turns: float, low: float = -math.inf, high: float = math.inf):
     def turning_image(fn, x: Interval, *known, **params) -> Interval:
         if (low, high) == (-math.inf, math.inf):
             return arithmetic.image(fn, x, *turns)
-        inside, some = (x.lower >= low) & (x.upper <= high), max(low, min(high, low + 1))
+        inside, some = (x.lower >= low) & (x.upper <= high), point_between(low, high)
         x = Interval(*(jnp.where(inside, end, some) for end in (x.lower, x.upper)))
         found = arithmetic.image(fn, x, *turns)
         lower = jnp.where(inside, found.lower, -jnp.inf)
         return Interval(lower, jnp.where(inside, found.upper, jnp.inf))
 
     return turning_image
+
+
+def point_between(low: float, high: float) -> float:
+    """Returns a number between two, either of which may be infinite."""
+    first = low if math.isfinite(low) else min(high, 1.0) - 2
+    last = high if math.isfinite(high) else max(low, -1.0) + 2
+    return (first + last) / 2
 
 
 @dataclasses.dataclass(frozen=True)
