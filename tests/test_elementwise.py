@@ -46,7 +46,8 @@ PRIMITIVES = {
         lax.bessel_i1e_p,
         {"curvature": "concave", "bends": (-BEND, 0, BEND), "turns": (-TURN, TURN)},
     ),
-    "i0e": (lax.bessel_i0e_p, {"turns": (0,)}),
+    "i0e": (lax.bessel_i0e_p, {"curvature": "convex", "bends": (0, 0), "turns": (0,)}),
+    "i0e, no lines": (lax.bessel_i0e_p, {"turns": (0,)}),
     "swish": primitive("my_exp", lambda x: jnp.exp(-x), lambda x: -jnp.exp(-x), curvature="convex"),
     "sigmoid": primitive(
         "my_sigmoid",

@@ -12,6 +12,7 @@ from jax import lax
 from oracle import METHODS
 
 import jaxbound as jb
+from jaxbound._rules.elementwise import ELEMENTWISE
 from jaxbound._rules.interval_rules import interval_rules
 from jaxbound._rules.linear_rules import linear_rules
 from jaxbound._rules.relaxations import relaxations
@@ -154,7 +155,8 @@ def test_known_values_need_no_rule(method):
 @pytest.fixture
 def tables():
     """The tables, and afterwards as they were."""
-    saved = [(table, dict(table)) for table in (interval_rules, linear_rules, relaxations)]
+    tables = (ELEMENTWISE, interval_rules, linear_rules, relaxations)
+    saved = [(table, dict(table)) for table in tables]
     for table, _ in saved:
         for primitive in (
             lax.bessel_i0e_p,

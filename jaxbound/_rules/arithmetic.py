@@ -200,14 +200,15 @@ def modulus(x, y, **_) -> Interval:
     return Interval(lax.abs(lax.complex(xl, yl)), lax.abs(lax.complex(xu, yu)))
 
 
-def compare(definitely, possibly):
-    """Returns the interval rule of a comparison: ``lower`` where it surely holds, ``upper`` where it may hold."""
+def equal(x, y, **_):
+    """Bounds the truth value of ``x == y``: certain for two equal points, impossible for intervals that are apart."""
+    (xl, xu), (yl, yu) = ends(x), ends(y)
+    return Interval((xl == xu) & (yl == yu) & (xl == yl), (xl <= yu) & (yl <= xu))
 
-    def compare_image(x, y, **_):
-        (xl, xu), (yl, yu) = ends(x), ends(y)
-        return Interval(definitely(xl, xu, yl, yu), possibly(xl, xu, yl, yu))
 
-    return compare_image
+def unequal(x, y, **_):
+    found = equal(x, y)
+    return Interval(~found.upper, ~found.lower)
 
 
 def _in_total_order(x):

@@ -203,13 +203,6 @@ def _of_entries(plane: Plane) -> Plane:
 # ---------------------------------------------------------------- intervals
 
 
-def logsumexp_image(x, where=None, *, axes, keepdims):
-    # Increasing in every entry.
-    return Interval(
-        *(jax.nn.logsumexp(end, axes, where=where, keepdims=keepdims) for end in (x.lower, x.upper))
-    )
-
-
 def softmax_image(finish, absent):
     """Returns the interval rule of ``finish(log softmax)``, ``absent`` for entries that do not count.
 

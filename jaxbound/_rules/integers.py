@@ -13,16 +13,11 @@ from jaxbound._bounds.interval import Interval
 from jaxbound._rules.arithmetic import by_signs, ends
 
 
-def logical_not(x, **_):
-    return Interval(~x.upper, ~x.lower)
-
-
 def logical(primitive):
     """Returns the interval rule of ``and`` or ``or``: monotone on truth values; bits of integers are not bounded."""
 
-    def logical_image(x, y, **_):
-        (xl, xu), (yl, yu) = ends(x), ends(y)
-        low, high = primitive.bind(xl, yl), primitive.bind(xu, yu)
+    def logical_image(*xs, **params):
+        low, high = (primitive.bind(*side, **params) for side in zip(*map(ends, xs), strict=True))
         return Interval(low, high) if low.dtype == bool else any_integer(low)
 
     return logical_image
@@ -35,16 +30,6 @@ def exclusive_or(x, y, **_):
         return any_integer(found)
     known = (xl == xu) & (yl == yu)
     return Interval(found & known, found | ~known)
-
-
-def logical_reduction(primitive):
-    """Returns the interval rule of ``and`` or ``or`` along axes, as `logical` does for two operands."""
-
-    def logical_reduction_image(x, **params):
-        low, high = (primitive.bind(end, **params) for end in ends(x))
-        return Interval(low, high) if low.dtype == bool else any_integer(low)
-
-    return logical_reduction_image
 
 
 def any_integer(like) -> Interval:

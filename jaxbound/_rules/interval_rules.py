@@ -106,24 +106,25 @@ def elementwise_rule(primitive, record: Elementwise) -> IntervalRule:
 
 
 interval_rules |= {p: elementwise_rule(p, r) for p, r in ELEMENTWISE.items() if r.image}
-for _p in (
-    jp.max_p, jp.min_p, jp.reduce_max_p, jp.cummax_p, jp.reduce_window_max_p, jp.cumlogsumexp_p,
-):  # fmt: skip
-    interval_rules[_p] = monotone(_p)
-for _p in (jp.scatter_max_p, jp.scatter_min_p):
-    interval_rules[_p] = monotone(_p, (0, 2))
+interval_rules |= {
+    **{p: monotone(p) for p in (jp.max_p, jp.min_p, jp.reduce_max_p, jp.cummax_p)},
+    **{p: monotone(p) for p in (jp.reduce_window_max_p, jp.cumlogsumexp_p)},
+    activations.logsumexp: monotone(activations.logsumexp, (0,)),
+    **{p: monotone(p, (0, 2)) for p in (jp.scatter_max_p, jp.scatter_min_p)},
+    **{p: monotone(p, falls=(0,)) for p in (jp.lt_p, jp.le_p, jp.not_p)},
+    **{p: monotone(p, falls=(1,)) for p in (jp.gt_p, jp.ge_p)},
+}
 
 
 # ---------------------------------------------------------------- logic, products
 
 
 interval_rules |= {
-    jp.not_p: IntervalRule(integers.logical_not),
     jp.and_p: IntervalRule(integers.logical(jp.and_p)),
     jp.or_p: IntervalRule(integers.logical(jp.or_p)),
     jp.xor_p: IntervalRule(integers.exclusive_or),
-    jp.reduce_and_p: IntervalRule(integers.logical_reduction(jp.reduce_and_p)),
-    jp.reduce_or_p: IntervalRule(integers.logical_reduction(jp.reduce_or_p)),
+    jp.reduce_and_p: IntervalRule(integers.logical(jp.reduce_and_p)),
+    jp.reduce_or_p: IntervalRule(integers.logical(jp.reduce_or_p)),
     jp.convert_element_type_p: IntervalRule(integers.convert, exact=True),
     jp.mul_p: IntervalRule(integers.unless_it_wraps(arithmetic.mul), exact=True),
     jp.div_p: IntervalRule(integers.quotient(arithmetic.div), exact=True),
@@ -172,7 +173,6 @@ interval_rules |= {
     activations.count_least: IntervalRule(along.are_largest(-1, count=True), (0,)),
     activations.normalised: IntervalRule(_normalised),
     activations.variance: IntervalRule(along.variance_image, (0,)),
-    activations.logsumexp: IntervalRule(along.logsumexp_image, (0,)),
     activations.softmax: IntervalRule(along.softmax_image(jnp.exp, 0), (0,)),
     activations.log_softmax: IntervalRule(along.softmax_image(lambda z: z, -jnp.inf), (0,)),
 }
@@ -182,30 +182,8 @@ interval_rules |= {
 
 
 interval_rules |= {
-    jp.lt_p: IntervalRule(
-        arithmetic.compare(lambda xl, xu, yl, yu: xu < yl, lambda xl, xu, yl, yu: xl < yu)
-    ),
-    jp.le_p: IntervalRule(
-        arithmetic.compare(lambda xl, xu, yl, yu: xu <= yl, lambda xl, xu, yl, yu: xl <= yu)
-    ),
-    jp.gt_p: IntervalRule(
-        arithmetic.compare(lambda xl, xu, yl, yu: xl > yu, lambda xl, xu, yl, yu: xu > yl)
-    ),
-    jp.ge_p: IntervalRule(
-        arithmetic.compare(lambda xl, xu, yl, yu: xl >= yu, lambda xl, xu, yl, yu: xu >= yl)
-    ),
-    jp.eq_p: IntervalRule(
-        arithmetic.compare(
-            lambda xl, xu, yl, yu: (xl == xu) & (yl == yu) & (xl == yl),
-            lambda xl, xu, yl, yu: (xl <= yu) & (yl <= xu),
-        )
-    ),
-    jp.ne_p: IntervalRule(
-        arithmetic.compare(
-            lambda xl, xu, yl, yu: (xu < yl) | (yu < xl),
-            lambda xl, xu, yl, yu: ~((xl == xu) & (yl == yu) & (xl == yl)),
-        )
-    ),
+    jp.eq_p: IntervalRule(arithmetic.equal, exact=True),
+    jp.ne_p: IntervalRule(arithmetic.unequal, exact=True),
     jp.lt_to_p: IntervalRule(arithmetic.compare_total(jp.lt_to_p)),
     jp.le_to_p: IntervalRule(arithmetic.compare_total(jp.le_to_p)),
     jp.is_finite_p: IntervalRule(arithmetic.is_finite),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,7 +54,7 @@ def register_elementwise(
         (`jax.jvp`) unless it is straight.
       curvature: "convex" (sigmoid: with ``bends=(0.0,)``) or "concave", up to the first bend; "straight" between
         kinks; None: no lines are known, intervals alone.
-      bends: increasing points at which the sign of the curvature changes.
+      bends: increasing points at which the sign of the curvature changes; twice the same for a corner.
       kinks: increasing points at which straight pieces meet.
       turns: points at which it turns from rising to falling, or back.
       domain: the least and the greatest point; beyond them, there is no bound.
@@ -68,18 +67,11 @@ def register_elementwise(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import jaxbound as jb
-      >>> bend, turn = 2.7814929353479427, 1.545127257992545
-      >>> jb.register_elementwise(  # exp(-|x|) I1(x)
-      ...     jax.lax.bessel_i1e_p,
-      ...     curvature="concave",
-      ...     bends=(-bend, 0.0, bend),
-      ...     turns=(-turn, turn),
-      ... )
-      >>> found = jb.crown(
-      ...     lambda x: jax.lax.bessel_i1e(x) - x / 4, jb.linf_ball(jnp.array(0.5), 0.25)
-      ... )
+      >>> i0e = jax.lax.bessel_i0e_p  # exp(-|x|) I0(x): convex on either side of a corner at 0
+      >>> jb.register_elementwise(i0e, curvature="convex", bends=(0.0, 0.0), turns=(0.0,))
+      >>> found = jb.crown(lambda x: i0e.bind(x) + x / 4, jb.linf_ball(jnp.array(1.0), 0.5))
       >>> [round(end.item(), 3) for end in (found.lower, found.upper)]
-      [0.024, 0.04]
+      [0.712, 0.77]
     """
     if not isinstance(primitive, jex.Primitive):
         raise TypeError(f"primitive is {primitive!r}; expected a jax.extend.core.Primitive")
@@ -103,9 +95,10 @@ def _check_arguments(curvature, bends, kinks, turns, domain) -> None:
         raise ValueError(
             f"curvature is {curvature!r}; expected one of {', '.join(map(repr, CURVATURES))}"
         )
-    for name, values in (("bends", bends), ("kinks", kinks)):
-        if any(a >= b for a, b in itertools.pairwise(values)):
-            raise ValueError(f"{name} is {values}; expected increasing numbers")
+    if list(bends) != sorted(bends):
+        raise ValueError(f"bends is {bends}; expected increasing numbers")
+    if list(kinks) != sorted(set(kinks)):
+        raise ValueError(f"kinks is {kinks}; expected increasing numbers")
     for name, values in (("bends", bends), ("kinks", kinks), ("turns", turns)):
         if not np.isfinite(values).all():
             raise ValueError(f"{name} is {values}; expected finite numbers")
