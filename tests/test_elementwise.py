@@ -215,6 +215,9 @@ def test_a_wrong_assertion_is_refused(message):
 def test_other_wrong_arguments():
     with pytest.raises(ValueError, match=r"domain is .*root is nan at"):
         jb.register_elementwise(PRIMITIVES["root"][0], curvature="concave")
+    wrong, said = primitive("bad", jnp.exp, lambda x: 0.9 * jnp.exp(x), curvature="convex")
+    with pytest.raises(ValueError, match=r"curvature is 'convex'.* of slope"):
+        jb.register_elementwise(wrong, **said)
     with pytest.raises(ValueError, match="add fails on one array"):
         jb.register_elementwise(lax.add_p)
     with pytest.raises(TypeError, match=r"primitive is .*expected a jax.extend.core.Primitive"):

@@ -12,14 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from jaxbound._bounds.interval import Interval, outward
 from jaxbound._rules import curves, piecewise
 from jaxbound._rules.elementwise import ELEMENTWISE
 from jaxbound._rules.interval_rules import elementwise_rule, interval_rules
 from jaxbound._rules.one_variable import (
     Elementwise,
     curved,
-    elementwise_image,
     elementwise_relaxation,
     point_between,
     turning,
@@ -80,8 +78,8 @@ def register_elementwise(
     _check_arguments(curvature, **given)
     fn = jax.jit(functools.partial(primitive.bind, **(params or {})))
     _check_call(fn, primitive, params)
+    _check_samples(fn, primitive, curvature, **given)
     record = _record(fn, curvature, **given)
-    _check_samples(record, primitive, dict(params or {}), curvature, **given)
     ELEMENTWISE[primitive] = record
     interval_rules[primitive] = elementwise_rule(primitive, record)
     relaxations.pop(primitive, None)
@@ -155,51 +153,41 @@ def _straight(fn, kinks, domain):
 
 
 def _intervals(marks: Sequence[float], domain: tuple[float, float]):
-    """Returns intervals between points near and far of the marks, and nine points of each along a first axis."""
+    """Returns ends l, u of intervals between points near and far of the marks, and points inside of each, by rows."""
     steps = np.array([0, 0.01, 0.1, 0.3, 1, 2, 4, 8, 16])
     points = np.add.outer([z for z in (0.0, *marks) if math.isfinite(z)], [*-steps, *steps])
     points = np.unique(np.clip(points, *domain).astype(jnp.result_type(float)))
-    apart = [2**i for i in range(len(points).bit_length())]
-    l, u = (
-        np.concatenate(side)
-        for side in zip(*((points[:-n], points[n:]) for n in apart if n < len(points)), strict=True)
-    )
-    share = np.linspace(0, 1, 9, dtype=l.dtype)[:, None]
-    return l, u, np.clip((1 - share) * l + share * u, l, u)
+    apart = [n for n in (1, 2, 4, 8, 16, 32, 64) if n < len(points)]
+    l, u = np.concatenate([np.stack([points[:-n], points[n:]]) for n in apart], 1)
+    share = np.linspace(0.1, 0.9, 7, dtype=l.dtype)[:, None]
+    return (np.broadcast_to(end, (7, len(l))) for end in (l, u)), (1 - share) * l + share * u
 
 
-def _check_samples(record, primitive, params, curvature, bends, kinks, turns, domain) -> None:
-    """Raises a ValueError where the image or the lines that follow from the record miss a sample."""
-    l, u, points = _intervals((*bends, *kinks, *turns, *domain), domain)
-
-    @jax.jit
-    def sampled(l, u, points):
-        x = Interval(l, u)
-        found = elementwise_image(record, primitive, x, **params)
-        image = outward(found.lower, found.upper)
-        values, limits = primitive.bind(points, **params), [image.lower, image.upper]
-        if record.lines is not None:
-            choice = curves.Choice()
-            lines = elementwise_relaxation(
-                record, primitive, x, image=image, choice=choice, **params
-            )
-            limits += [jax.vmap(line)(points) for line in (lines.lower, lines.upper)]
-        return values, [jnp.broadcast_to(limit, points.shape) for limit in limits]
-
-    values, limits = jax.tree.map(np.asarray, sampled(l, u, points))
-    if np.isnan(values[1:-1]).any():
-        where = points[1:-1][np.isnan(values[1:-1])][0]
-        raise ValueError(f"domain is {domain}; {primitive} is nan at {where}")
-    size = np.nanmax(np.where(np.isfinite(values), abs(values), 0), 0)
-    room = 1e3 * np.finfo(values.dtype).eps * (size + np.finfo(values.dtype).tiny)
-    said = [f"turns is {turns}"] * 2 + [
-        f"curvature is {curvature!r}, bends {bends}, kinks {kinks}"
-    ] * 2
-    for text, sign, limit in zip(said, (1, -1, 1, -1), limits, strict=False):
-        missed = sign * (limit - values) > room
-        if missed.any():
-            i = tuple(np.argwhere(missed)[0])
+def _check_samples(fn, primitive, curvature, bends, kinks, turns, domain) -> None:
+    """Raises a ValueError where the function at samples, or its derivative, contradicts what is said of it."""
+    (l, u), z = _intervals((*bends, *kinks, *turns, *domain), domain)
+    smooth = bool(CURVATURES[curvature])
+    at = jax.jit(lambda z: jax.jvp(fn, (z,), (jnp.ones_like(z),)) if smooth else (fn(z), 0 * z))
+    (first, _), (value, slope), (last, _) = (map(np.asarray, at(x)) for x in (l, z, u))
+    if np.isnan(value).any():
+        raise ValueError(f"domain is {domain}; {primitive} is nan at {z[np.isnan(value)][0]}")
+    within = lambda marks: np.any([(l < mark) & (mark < u) for mark in marks or (math.inf,)], 0)
+    with np.errstate(invalid="ignore"):  # infinite ends say nothing
+        size = np.maximum(np.maximum(abs(first), abs(last)), abs(value))
+        room = 1e3 * np.finfo(z.dtype).eps * (size + abs(slope) * np.maximum(abs(l), abs(u)))
+        least, most = np.minimum(first, last) - room, np.maximum(first, last) + room
+        turned = ~within(turns) & ((value < least) | (value > most))
+        # How far the chord lies above the value, and both ends above the tangent: turned around where concave.
+        sign = CURVATURES[curvature] * (-1) ** np.sum([l >= bend for bend in bends], 0)
+        chord = first + (last - first) * ((z - l) / (u - l)) - value
+        tangent = [end - value - slope * (x - z) for end, x in ((first, l), (last, u))]
+        bent = np.any([sign * gap < -room for gap in (chord, *(tangent if smooth else ()))], 0)
+        bent |= (curvature == "straight") & (abs(chord) > room)
+    bent &= ~within((*bends, *kinks))
+    shape = f"curvature is {curvature!r}, bends {bends}, kinks {kinks}"
+    for said, wrong in ((f"turns is {turns}", turned), (shape, bent)):
+        for i in np.argwhere(wrong)[:1].tolist():
+            where, values = ([float(x[*i]) for x in xs] for xs in ((l, z, u), (first, value, last)))
             raise ValueError(
-                f"{text}, but on [{l[i[1]]}, {u[i[1]]}] {primitive} is {values[i]} at {points[i]}, where "
-                f"{'at least' if sign > 0 else 'at most'} {limit[i]} would follow"
+                f"{said}, but at {where} {primitive} is {values}, of slope {slope[*i]} in the middle"
             )
