@@ -34,6 +34,7 @@ from jaxbound._program.trace import trace as trace
 from jaxbound._rules.errors import UnsupportedPrimitiveError as UnsupportedPrimitiveError
 from jaxbound._rules.interval_rules import register_interval_rule as register_interval_rule
 from jaxbound._rules.linear_rules import register_linear_rule as register_linear_rule
+from jaxbound._rules.register import register_elementwise as register_elementwise
 from jaxbound._rules.relaxations import Relaxation as Relaxation
 from jaxbound._rules.relaxations import register_relaxation as register_relaxation
 

@@ -36,9 +36,10 @@ from jaxbound._program.activations import Activation
 from jaxbound._program.control import CONTROL
 from jaxbound._program.indexing import INDEXED
 from jaxbound._program.rewrites import REWRITES
+from jaxbound._rules.elementwise import is_kinked
 from jaxbound._rules.interval_rules import interval_rules
 from jaxbound._rules.linear_rules import linear_rules
-from jaxbound._rules.relaxations import kinked, relaxations
+from jaxbound._rules.relaxations import relaxations
 
 # ---------------------------------------------------------------- functions of one variable
 
@@ -246,7 +247,7 @@ def primitives(fn, *regions):
 
 def check(fn, boxes, dtype, walks=tuple(WALKS)):
     """All walks over a batch of boxes: bounds at the ends, lines at every sample."""
-    if not primitives(fn, nth(boxes, 0)) & kinked:  # only their lines differ by kind
+    if not any(map(is_kinked, primitives(fn, nth(boxes, 0)))):  # only their lines differ by kind
         walks = [walk for walk in walks if walk in SMOOTH_WALKS]
     points = np.stack([samples(nth(boxes, i)) for i in range(len(boxes.lower))])
     found = values(jax.vmap(fn), points)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from jax.extend.core import primitives as jp
 
 from jaxbound._program.graph import Equation, shape_of
-from jaxbound._rules.relaxations import elementwise
+from jaxbound._rules.elementwise import ELEMENTWISE
+from jaxbound._rules.linear_rules import linear_rules
 
 
 class Span(NamedTuple):
@@ -200,11 +201,6 @@ def _concatenate(eqn: Equation, window: Window) -> Needs | Lost:
 
 
 _RULES: dict[Any, Callable[[Equation, Window], Needs | Lost]] = {
-    **dict.fromkeys(elementwise, _each),
-    **dict.fromkeys(
-        (jp.add_p, jp.add_jaxvals_p, jp.sub_p, jp.mul_p, jp.div_p, jp.neg_p, jp.max_p, jp.select_n_p,
-         jp.copy_p, jp.convert_element_type_p, jp.name_p), _each,
-    ),
     jp.conv_general_dilated_p: _convolution,
     jp.reduce_window_sum_p: _pooling,
     jp.reduce_window_max_p: _pooling,
@@ -214,9 +210,11 @@ _RULES: dict[Any, Callable[[Equation, Window], Needs | Lost]] = {
     jp.reshape_p: _reshape,
     jp.squeeze_p: _reshape,
     jp.concatenate_p: _concatenate,
-}  # fmt: skip
+}
 
 
 def needs_of(eqn: Equation, window: Window) -> Needs | Lost:
     """Returns what ``window`` of the output of ``eqn`` needs, or the axes that it cannot follow."""
-    return _RULES.get(eqn.primitive, _whole)(eqn, window)
+    linear = linear_rules.get(eqn.primitive)
+    each = eqn.primitive in ELEMENTWISE or (linear is not None and linear.keeps == "place")
+    return _RULES.get(eqn.primitive, _each if each else _whole)(eqn, window)

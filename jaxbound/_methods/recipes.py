@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from jaxbound._bounds.interval import Interval, intersect, ordered, outward, supersede
 from jaxbound._program.graph import Var
+from jaxbound._rules.elementwise import ELEMENTWISE, is_partial
 from jaxbound._rules.linear_rules import linear_operands
-from jaxbound._rules.relaxations import elementwise, partial
 from jaxbound._rules.relaxing import relax
 from jaxbound._walks.alphas import Search, best_start, optimised
 from jaxbound._walks.context import Context
@@ -81,7 +81,7 @@ def _update(context: Context, var: Var, found: Interval) -> Interval:
     everywhere: bounds by lines may leave its domain, intervals seldom do.
     """
     alone = context.published and not any(
-        eqn.primitive in partial and var in eqn.moving.values() for eqn in context.graph.equations
+        is_partial(eqn.primitive) and var in eqn.moving.values() for eqn in context.graph.equations
     )
     return supersede(context.env[var], found) if alone else intersect(found, context.env[var])
 
@@ -93,7 +93,7 @@ def undecided(context: Context, var: Var) -> Any:
         if var not in eqn.moving.values() or linear_operands(eqn) is not None:
             continue
         shapes = [v.shape for v in (*eqn.outputs, *eqn.moving.values())]
-        if eqn.primitive not in elementwise or shapes != 2 * [var.shape]:
+        if eqn.primitive not in ELEMENTWISE or shapes != 2 * [var.shape]:
             return jnp.ones(var.size, bool)
         image = zip(eqn.outputs, interval_step(eqn, context.env), strict=True)
         lines = relax(eqn, {**context.env, **dict(image)}, context.choices)

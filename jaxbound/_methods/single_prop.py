@@ -12,10 +12,11 @@ from jaxbound._bounds.interval import Interval
 from jaxbound._program.graph import Equation, Var, read
 from jaxbound._program.trace import trace
 from jaxbound._rules.curves import Choice
+from jaxbound._rules.elementwise import is_kinked
 from jaxbound._rules.errors import check_supported
 from jaxbound._rules.interval_rules import interval_rules
 from jaxbound._rules.linear_rules import linear_operands
-from jaxbound._rules.relaxations import check_kind, kinked, relaxations
+from jaxbound._rules.relaxations import check_kind, relaxations
 
 
 class Propagated(NamedTuple):
@@ -102,7 +103,7 @@ def _spread(eqn: Equation, values, spreads, kind: str) -> list[Any]:
     outs = outs if isinstance(outs, list) else [outs]
     if linear is not None:
         return [out.upper for out in outs]  # symmetric about 0; one end is enough
-    if kind != "constant" and eqn.primitive in kinked and len(eqn.moving) == 1:
+    if kind != "constant" and is_kinked(eqn.primitive) and len(eqn.moving) == 1:
         return [_between_lines(eqn, operands, outs[0], kind)]
     return [out.radius if v.is_float else out for out, v in zip(outs, eqn.outputs, strict=True)]
 

@@ -28,7 +28,7 @@ from jaxbound._program.complex_values import (
 from jaxbound._program.control import CONTROL, Site
 from jaxbound._program.graph import Atom, Constant, Equation, Graph, Var, shape_of
 from jaxbound._program.indexing import INDEXED
-from jaxbound._program.rewrites import CALLS, KEEP_ORDER, rewrite
+from jaxbound._program.rewrites import CALLS, KEEP_ORDER, Case, rewrite
 from jaxbound._program.searches import look_up
 
 
@@ -132,7 +132,7 @@ class _Program:
             return outs
         itself = len(eqn.invars[0].aval.shape) if operands[0] is operands[-1] else None
         value = lambda position: self.value(operands[position])
-        simpler = rewrite(eqn.primitive, uncertain, eqn.params, itself, value)
+        simpler = rewrite(Case(eqn.primitive, uncertain, eqn.params, itself, value))
         if simpler is None:
             return None
         return call(functools.partial(simpler, **eqn.params), *operands)

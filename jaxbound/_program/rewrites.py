@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,39 +62,44 @@ AS_IT_RUNS = frozenset((
 ))  # fmt: skip
 
 
-def rewrite(
-    primitive,
-    uncertain: tuple[bool, ...],
-    params: dict[str, Any],
-    itself: int | None = None,
-    value: Callable[[int], np.ndarray | None] = lambda position: None,
-) -> Callable[..., Any] | None:
-    """Returns an equal function in terms of fewer primitives, or None.
+class Case(NamedTuple):
+    """Describes an equation that may be rewritten.
 
-    ``uncertain`` is per operand; ``itself`` is the number of axes if both operands are one value, else None;
-    ``value`` returns the array of the operand at a position if constants alone decide it, else None.
+    Attributes:
+      primitive: of the equation.
+      uncertain: per operand.
+      params: of the primitive.
+      itself: the number of axes if both operands are one value, else None.
+      value: returns the array of the operand at a position if constants alone decide it, else None.
     """
-    if primitive is jp.dot_general_p:
-        (one, other), (batch, along) = params["dimension_numbers"]
-        lined_up = (one, batch) == (other, along) and len(one) + len(batch) == itself
-        return _sum_of_squares if lined_up else None
-    if primitive is jp.pow_p:
-        power = None if uncertain[1] else whole_number(value(1))
-        return None if power is None else lambda x, _: lax.integer_pow(x, power)
-    if primitive.name == "ragged_dot_general" and not sparse.is_plain(**params):
-        return None
-    if primitive is jp.min_p and not all(uncertain):
-        return None
-    if primitive is jp.scatter_mul_p and not uncertain[0]:
-        return None
-    if primitive is jp.mul_p:
-        wide = params.get("out_dtype")
-        return None if wide is None else _wide_product
-    if primitive is jp.convert_element_type_p and params["new_dtype"] != np.dtype(bool):
-        return None
-    if primitive.name in AS_IT_RUNS:
-        return primitive.impl
-    return REWRITES.get(primitive) or BY_NAME.get(primitive.name)
+
+    primitive: Any
+    uncertain: tuple[bool, ...]
+    params: dict[str, Any]
+    itself: int | None = None
+    value: Callable[[int], np.ndarray | None] = lambda position: None
+
+
+def rewrite(case: Case) -> Callable[..., Any] | None:
+    """Returns an equal function in terms of fewer primitives, or None."""
+    rule = REWRITES.get(case.primitive) or BY_NAME.get(case.primitive.name)
+    return rule(case) if rule else None
+
+
+def _always(fn: Callable[..., Any]) -> Callable[[Case], Callable[..., Any] | None]:
+    return lambda case: fn
+
+
+def _of_itself(case: Case):
+    """Returns the sum of squares that a product of a value with itself is, if the axes line up."""
+    (one, other), (batch, along) = case.params["dimension_numbers"]
+    lined_up = (one, batch) == (other, along) and len(one) + len(batch) == case.itself
+    return _sum_of_squares if lined_up else None
+
+
+def _whole_power(case: Case):
+    power = None if case.uncertain[1] else whole_number(case.value(1))
+    return None if power is None else lambda x, _: lax.integer_pow(x, power)
 
 
 def whole_number(exponents: np.ndarray | None) -> int | None:
@@ -131,6 +136,19 @@ def _wide_product(x, y, *, out_dtype, **_):
     return lax.mul(x.astype(out_dtype), y.astype(out_dtype))
 
 
+def _factors(x, indices, updates, **params):
+    """Returns the product of x and of all factors that are scattered to it."""
+    return lax.mul(x, _scatter(lax.scatter_mul, jnp.ones_like(x), indices, updates, params))
+
+
+def _minimum(x, y, **_):
+    return mirrored(lax.max(mirrored(x), mirrored(y)))
+
+
+def _truth(x, **_):
+    return lax.ne(x, jnp.zeros_like(x))
+
+
 def _solve(*operands, const_lengths, jaxprs, **_):
     """Calls the solver of a linear solve; how it is transposed is left out."""
     counts = [const_lengths.matvec, const_lengths.vecmat, const_lengths.solve]
@@ -146,41 +164,50 @@ def _sum_of_squares(x, _, *, dimension_numbers, preferred_element_type, **params
     return found.transpose([sorted(batch).index(axis) for axis in batch])
 
 
-REWRITES: dict[Any, Callable[..., Any]] = {
-    jp.square_p: lambda x, **_: lax.integer_pow(x, 2),
-    jp.eq_to_p: lambda x, y, **_: jp.le_to_p.bind(x, y) & jp.le_to_p.bind(y, x),
-    jp.clamp_p: lambda low, x, high, **_: clamp(low, x, high),
-    jp.exp2_p: lambda x, **_: lax.exp(lax.mul(x, jnp.asarray(jnp.log(2.0), x.dtype))),
-    jp.acos_p: lambda x, **_: lax.sub(jnp.full_like(x, jnp.pi / 2), lax.asin(x)),
-    jp.reduce_prod_p: _product,
-    jp.cumprod_p: lambda x, *, axis, reverse, **_: lax.associative_scan(lax.mul, x, reverse, axis),
-    jp.linear_solve_p: _solve,
-    lax.scatter_sub_p: lambda x, i, u, **params: _scatter(
-        lax.scatter_add, x, i, lax.neg(u), params
+# Each returns an equal function for a case, or None where it does not apply.
+REWRITES: dict[Any, Callable[[Case], Callable[..., Any] | None]] = {
+    jp.dot_general_p: _of_itself,
+    jp.pow_p: _whole_power,
+    jp.mul_p: lambda case: _wide_product if case.params.get("out_dtype") is not None else None,
+    jp.min_p: lambda case: _minimum if all(case.uncertain) else None,
+    jp.convert_element_type_p: lambda case: (
+        _truth if case.params["new_dtype"] == np.dtype(bool) else None
     ),
-    jp.scatter_mul_p: lambda x, i, u, **params: lax.mul(
-        x, _scatter(lax.scatter_mul, jnp.ones_like(x), i, u, params)
+    jp.scatter_mul_p: lambda case: _factors if case.uncertain[0] else None,
+    jp.square_p: _always(lambda x, **_: lax.integer_pow(x, 2)),
+    jp.eq_to_p: _always(lambda x, y, **_: jp.le_to_p.bind(x, y) & jp.le_to_p.bind(y, x)),
+    jp.clamp_p: _always(lambda low, x, high, **_: clamp(low, x, high)),
+    jp.exp2_p: _always(lambda x, **_: lax.exp(lax.mul(x, jnp.asarray(jnp.log(2.0), x.dtype)))),
+    jp.acos_p: _always(lambda x, **_: lax.sub(jnp.full_like(x, jnp.pi / 2), lax.asin(x))),
+    jp.reduce_prod_p: _always(_product),
+    jp.cumprod_p: _always(
+        lambda x, *, axis, reverse, **_: lax.associative_scan(lax.mul, x, reverse, axis)
     ),
-    jp.min_p: lambda x, y, **_: mirrored(lax.max(mirrored(x), mirrored(y))),
-    jp.cummin_p: lambda x, **params: mirrored(jp.cummax_p.bind(mirrored(x), **params)),
-    jp.convert_element_type_p: lambda x, **_: lax.ne(x, jnp.zeros_like(x)),
-    jp.stop_gradient_p: lambda x, **_: x,
-    jp.reduce_window_min_p: lambda x, **params: mirrored(
-        jp.reduce_window_max_p.bind(mirrored(x), **params)
+    jp.linear_solve_p: _always(_solve),
+    lax.scatter_sub_p: _always(
+        lambda x, i, u, **params: _scatter(lax.scatter_add, x, i, lax.neg(u), params)
     ),
-    jp.reduce_min_p: lambda x, *, axes, **_: mirrored(jnp.max(mirrored(x), axis=axes)),
+    jp.cummin_p: _always(lambda x, **params: mirrored(jp.cummax_p.bind(mirrored(x), **params))),
+    jp.stop_gradient_p: _always(lambda x, **_: x),
+    jp.reduce_window_min_p: _always(
+        lambda x, **params: mirrored(jp.reduce_window_max_p.bind(mirrored(x), **params))
+    ),
+    jp.reduce_min_p: _always(lambda x, *, axes, **_: mirrored(jnp.max(mirrored(x), axis=axes))),
 }
 # By name: not every JAX version has them, or has them in public.
-BY_NAME: dict[str, Callable[..., Any]] = {
+BY_NAME: dict[str, Callable[[Case], Callable[..., Any] | None]] = {
     # These say where values lie and when they are computed: they are the identity.
     **dict.fromkeys(
-        ("optimization_barrier", "sharding_constraint", "device_put"), lambda *xs, **_: xs
+        ("optimization_barrier", "sharding_constraint", "device_put"), _always(lambda *xs, **_: xs)
     ),
-    "bcoo_todense": sparse.todense,
-    "bcoo_dot_general": sparse.dot_general,
-    "bcoo_transpose": sparse.transpose,
-    "bcsr_todense": sparse.rows_todense,
-    "bcsr_dot_general": sparse.rows_dot_general,
-    "ragged_dot_general": sparse.ragged_dot,
-    "one_minus_square": lambda x, **_: lax.sub(jnp.ones_like(x), lax.integer_pow(x, 2)),
+    **dict.fromkeys(AS_IT_RUNS, lambda case: case.primitive.impl),
+    "bcoo_todense": _always(sparse.todense),
+    "bcoo_dot_general": _always(sparse.dot_general),
+    "bcoo_transpose": _always(sparse.transpose),
+    "bcsr_todense": _always(sparse.rows_todense),
+    "bcsr_dot_general": _always(sparse.rows_dot_general),
+    "ragged_dot_general": lambda case: (
+        sparse.ragged_dot if sparse.is_plain(**case.params) else None
+    ),
+    "one_minus_square": _always(lambda x, **_: lax.sub(jnp.ones_like(x), lax.integer_pow(x, 2))),
 }

@@ -17,24 +17,6 @@ def ends(x) -> tuple[Any, Any]:
     return (x.lower, x.upper) if isinstance(x, Interval) else (x, x)
 
 
-def neg(x, **_):
-    return Interval(-x.upper, -x.lower)
-
-
-def sub(x, y, **_):
-    (xl, xu), (yl, yu) = ends(x), ends(y)
-    return Interval(lax.sub(xl, yu), lax.sub(xu, yl))
-
-
-def decreasing(primitive) -> Callable[..., Interval]:
-    """Returns the interval rule of a ``primitive`` that never increases: the ends change places."""
-
-    def bound(x, **params):
-        return Interval(*(primitive.bind(end, **params) for end in (x.upper, x.lower)))
-
-    return bound
-
-
 def is_nan(x: Interval) -> Interval:
     """Bounds the truth value of "is NaN": impossible between finite ends, possible otherwise."""
     return Interval(jnp.zeros(x.shape, bool), ~(jnp.isfinite(x.lower) & jnp.isfinite(x.upper)))
@@ -142,7 +124,7 @@ def bilinear(primitive, radius):
     For two uncertain operands it is intersected with the bounds `by_signs`.
     """
 
-    def bound(x, y, **params):
+    def bilinear_image(x, y, **params):
         center = primitive.bind(_midpoint(x)[0], _midpoint(y)[0], **params)
         r = radius(x, y, **params)
         found = Interval(center - r, center + r)
@@ -150,7 +132,7 @@ def bilinear(primitive, radius):
             return found
         return intersect(found, by_signs(functools.partial(primitive.bind, **params), x, y))
 
-    return bound
+    return bilinear_image
 
 
 def by_signs(product, x, y) -> Interval:
@@ -169,7 +151,7 @@ def by_signs(product, x, y) -> Interval:
 def bilinear_radius(primitive):
     """Returns the function for the radius: ``|W| r``; with two uncertain operands ``|Wc| r + rW (|c| + r)`` (Rump)."""
 
-    def radius(x, y, **params):
+    def product_radius(x, y, **params):
         (xc, xr), (yc, yr) = _midpoint(x), _midpoint(y)
         terms = []
         if xr is not None:
@@ -178,7 +160,7 @@ def bilinear_radius(primitive):
             terms.append(primitive.bind(jnp.abs(xc) + (0 if xr is None else xr), yr, **params))
         return sum(terms)
 
-    return radius
+    return product_radius
 
 
 def _midpoint(x):
@@ -207,23 +189,6 @@ def image(fn: Callable[..., Any], x: Interval, *turns) -> Interval:
     return Interval(fold(lax.min, values), fold(lax.max, values))
 
 
-def above_zero(primitive, *turns) -> Callable[..., Interval]:
-    """Returns the interval rule of a ``primitive`` with the turning points ``turns`` where ``x > 0``.
-
-    Where x may be 0 or less, there is no bound.
-    """
-
-    def bound(x, **params):
-        inside = x.lower > 0
-        lower, upper = (jnp.where(inside, end, 1) for end in (x.lower, x.upper))
-        values = image(lambda z: primitive.bind(z, **params), Interval(lower, upper), *turns)
-        return Interval(
-            jnp.where(inside, values.lower, -jnp.inf), jnp.where(inside, values.upper, jnp.inf)
-        )
-
-    return bound
-
-
 def modulus(x, y, **_) -> Interval:
     """Bounds ``sqrt(x^2 + y^2)``, which grows with the sizes of both."""
     (xl, xu), (yl, yu) = (
@@ -233,14 +198,15 @@ def modulus(x, y, **_) -> Interval:
     return Interval(lax.abs(lax.complex(xl, yl)), lax.abs(lax.complex(xu, yu)))
 
 
-def compare(definitely, possibly):
-    """Returns the interval rule of a comparison: ``lower`` where it surely holds, ``upper`` where it may hold."""
+def equal(x, y, **_):
+    """Bounds the truth value of ``x == y``: certain for two equal points, impossible for intervals that are apart."""
+    (xl, xu), (yl, yu) = ends(x), ends(y)
+    return Interval((xl == xu) & (yl == yu) & (xl == yl), (xl <= yu) & (yl <= xu))
 
-    def bound(x, y, **_):
-        (xl, xu), (yl, yu) = ends(x), ends(y)
-        return Interval(definitely(xl, xu, yl, yu), possibly(xl, xu, yl, yu))
 
-    return bound
+def unequal(x, y, **_):
+    found = equal(x, y)
+    return Interval(~found.upper, ~found.lower)
 
 
 def _in_total_order(x):
@@ -258,11 +224,11 @@ def _in_total_order(x):
 def compare_total(primitive):
     """Returns the interval rule of ``x < y`` or ``x <= y`` in the total order: never truer for greater x, lesser y."""
 
-    def bound(x, y, **params):
+    def total_order_image(x, y, **params):
         (xl, xu), (yl, yu) = _in_total_order(x), _in_total_order(y)
         return Interval(primitive.bind(xu, yl, **params), primitive.bind(xl, yu, **params))
 
-    return bound
+    return total_order_image
 
 
 def is_finite(x: Interval) -> Interval:

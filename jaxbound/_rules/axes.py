@@ -205,20 +205,13 @@ def _of_entries(plane: Plane) -> Plane:
 # ---------------------------------------------------------------- intervals
 
 
-def logsumexp_image(x, where=None, *, axes, keepdims):
-    # Increasing in every entry.
-    return Interval(
-        *(jax.nn.logsumexp(end, axes, where=where, keepdims=keepdims) for end in (x.lower, x.upper))
-    )
-
-
 def softmax_image(finish, absent):
     """Returns the interval rule of ``finish(log softmax)``, ``absent`` for entries that do not count.
 
     For an increasing ``finish``, value i increases in z_i and falls in every other entry.
     """
 
-    def bound(x, where=None, *, axes):
+    def softmax_bound(x, where=None, *, axes):
         rows = Rows(x.shape, axes)
         least, most = differences(*rows.ends(x, where))
         ends = (-jax.nn.logsumexp(end, -1) for end in (most, least))
@@ -229,7 +222,7 @@ def softmax_image(finish, absent):
         ends = (rows.back(finish(jnp.where(end <= 0, end, any_))) for end, any_ in pairs)
         return Interval(*(end if where is None else jnp.where(where, end, absent) for end in ends))
 
-    return bound
+    return softmax_bound
 
 
 def variance_image(x, *, axes, keepdims):
@@ -254,7 +247,7 @@ def variance_image(x, *, axes, keepdims):
 def are_largest(sign, count):
     """Returns the interval rule of which entries are the largest (sign 1) or least (-1), or of how many are."""
 
-    def bound(x, *, axes):
+    def largest_image(x, *, axes):
         rows = Rows(x.shape, axes)
         ends = [end if sign > 0 else -end for end in (x.lower, x.upper)][::sign]
         found = largest(*map(rows.last, ends))
@@ -262,4 +255,4 @@ def are_largest(sign, count):
             return Interval(*(jnp.maximum(end.sum(-1), 1).astype(x.dtype) for end in found))
         return Interval(*(rows.back(end).astype(x.dtype) for end in found))
 
-    return bound
+    return largest_image

@@ -69,14 +69,14 @@ def _extremes(dtype):
 def arg(sign: int):
     """Returns the interval rule of argmax (1) or argmin (-1): from the first to the last index that may win."""
 
-    def bound(x: Interval, *, axes, index_dtype, **_):
+    def arg_image(x: Interval, *, axes, index_dtype, **_):
         lower, upper = (jnp.moveaxis(end, axes[0], -1) for end in (x.lower, x.upper))
         may, _ = (
             candidates(lower, upper) if sign > 0 else candidates(mirrored(upper), mirrored(lower))
         )
         return hull(may, jnp.broadcast_to(lax.iota(index_dtype, may.shape[-1]), may.shape))
 
-    return bound
+    return arg_image
 
 
 # ---------------------------------------------------------------- order

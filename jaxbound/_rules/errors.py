@@ -23,7 +23,8 @@ class UnsupportedPrimitiveError(NotImplementedError):
             "no rule for:\n  "
             + "\n  ".join(lines)
             + "\nRegister one with jaxbound.register_interval_rule(primitive) (enough for every method; add"
-            " jaxbound.register_relaxation for tight linear bounds, or jaxbound.register_linear_rule if it is affine),"
+            " jaxbound.register_relaxation for tight linear bounds), or all at once with"
+            " jaxbound.register_elementwise or jaxbound.register_linear_rule if it is elementwise or affine,"
             " or write the function in terms of supported primitives."
         )
 

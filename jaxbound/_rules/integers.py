@@ -13,19 +13,14 @@ from jaxbound._bounds.interval import Interval
 from jaxbound._rules.arithmetic import by_signs, ends
 
 
-def logical_not(x, **_):
-    return Interval(~x.upper, ~x.lower)
-
-
 def logical(primitive):
     """Returns the interval rule of ``and`` or ``or``: monotone on truth values; bits of integers are not bounded."""
 
-    def bound(x, y, **_):
-        (xl, xu), (yl, yu) = ends(x), ends(y)
-        low, high = primitive.bind(xl, yl), primitive.bind(xu, yu)
+    def logical_image(*xs, **params):
+        low, high = (primitive.bind(*side, **params) for side in zip(*map(ends, xs), strict=True))
         return Interval(low, high) if low.dtype == bool else any_integer(low)
 
-    return bound
+    return logical_image
 
 
 def exclusive_or(x, y, **_):
@@ -35,16 +30,6 @@ def exclusive_or(x, y, **_):
         return any_integer(found)
     known = (xl == xu) & (yl == yu)
     return Interval(found & known, found | ~known)
-
-
-def logical_reduction(primitive):
-    """Returns the interval rule of ``and`` or ``or`` along axes, as `logical` does for two operands."""
-
-    def bound(x, **params):
-        low, high = (primitive.bind(end, **params) for end in ends(x))
-        return Interval(low, high) if low.dtype == bool else any_integer(low)
-
-    return bound
 
 
 def any_integer(like) -> Interval:
@@ -59,19 +44,19 @@ def unless_it_wraps(bound):
     The same bound in floating point tells where they stay well within it.
     """
 
-    def guarded(*operands, **params):
+    def unless_it_wraps_image(*operands, **params):
         found = bound(*operands, **params)
         if not jnp.issubdtype(found.dtype, jnp.integer):
             return found
         return _within(found, bound(*_as_floats(operands), **params))
 
-    return guarded
+    return unless_it_wraps_image
 
 
 def scattered_sum(bound):
     """Returns ``bound`` of a scatter-add with the guard of `unless_it_wraps`."""
 
-    def guarded(x, indices, updates, *, dimension_numbers, mode, **params):
+    def scattered_sum_image(x, indices, updates, *, dimension_numbers, mode, **params):
         options = {"dimension_numbers": dimension_numbers, "mode": mode}
         found = bound(x, indices, updates, **options, **params)
         if not jnp.issubdtype(found.dtype, jnp.integer):
@@ -81,7 +66,7 @@ def scattered_sum(bound):
             found, Interval(*(lax.scatter_add(a, indices, b, **options) for a, b in pairs))
         )
 
-    return guarded
+    return scattered_sum_image
 
 
 def _as_floats(operands):
@@ -115,12 +100,12 @@ def convert(x: Interval, *, new_dtype, **params):
 def product(primitive, bound):
     """Returns the interval rule of a product: ``bound`` for floating-point operands, `_exact_product` for others."""
 
-    def either(x, y, **params):
+    def product_image(x, y, **params):
         if jnp.issubdtype(jnp.result_type(ends(x)[0]), jnp.floating):
             return bound(x, y, **params)
         return _exact_product(primitive, x, y, params)
 
-    return either
+    return product_image
 
 
 def _exact_product(primitive, x, y, params):
@@ -149,7 +134,7 @@ def quotient(otherwise):
     undefined (by 0, or the least integer by -1), the interval is that of all integers.
     """
 
-    def bound(x, y, **params):
+    def quotient_image(x, y, **params):
         (xl, xu), (yl, yu) = ends(x), ends(y)
         if jnp.issubdtype(jnp.result_type(xl), jnp.floating):
             return otherwise(x, y, **params)
@@ -160,7 +145,7 @@ def quotient(otherwise):
         low, high = (functools.reduce(f, corners) for f in (jnp.minimum, jnp.maximum))
         return _where(defined, low, high)
 
-    return bound
+    return quotient_image
 
 
 def remainder(by_known):
@@ -170,7 +155,7 @@ def remainder(by_known):
     ``|x| < |y|``. Where it may be undefined, there is no bound.
     """
 
-    def bound(x, y, **params):
+    def remainder_image(x, y, **params):
         if not isinstance(y, Interval):
             return by_known(x, y, **params)
         (xl, xu), (yl, yu) = ends(x), ends(y)
@@ -184,7 +169,7 @@ def remainder(by_known):
         defined = ((yl > 0) | (yu < 0)) & (least > 0)
         return _where(defined, jnp.where(same, xl, low), jnp.where(same, xu, high))
 
-    return bound
+    return remainder_image
 
 
 def _where(defined, low, high) -> Interval:
@@ -226,9 +211,9 @@ def shift_right(x: Interval, by, **_):
 def count_of_bits(primitive):
     """Returns the interval rule of a count of bits: at most those of the type; exact for a known integer."""
 
-    def bound(x: Interval, **params):
+    def count_of_bits_image(x: Interval, **params):
         low, high = (primitive.bind(end, **params) for end in ends(x))
         known, count = x.lower == x.upper, jnp.iinfo(x.dtype).bits
         return Interval(jnp.where(known, low, 0), jnp.where(known, high, count).astype(low.dtype))
 
-    return bound
+    return count_of_bits_image

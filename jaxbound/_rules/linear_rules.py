@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
 from jaxbound._program.rewrites import REARRANGE
+from jaxbound._rules import integers
 from jaxbound._rules.convolution import transpose_convolution
+from jaxbound._rules.interval_rules import interval_rules, monotone
 
 
 class LinearRule(NamedTuple):
@@ -25,6 +27,10 @@ class LinearRule(NamedTuple):
         when those marked in ``uncertain`` vary, or None if it is not.
       sums: what an output element may add up: "nothing" (it depends on one element of one operand),
         "operands" (one element of each) or "elements" (several of one operand).
+      keeps: "place": an output element depends on the operands' elements at the same place; "order": on that
+        at the same flat index, if there are as many; else "nothing".
+      copies: positions of the operands whose elements it may copy to several places; None: of all that are uncertain,
+        if the output is larger.
       transpose: optional ``transpose(rows, *operands, **params)`` for rows ``[K, *output_shape]`` of
         the first operand; None: by `jax.vjp`.
       pick: optional ``pick(indices, shape, *operands, **params)`` returns the output's elements at flat
@@ -34,6 +40,8 @@ class LinearRule(NamedTuple):
 
     operands: Callable[[tuple[bool, ...]], Sequence[int] | None]
     sums: str = "nothing"
+    keeps: str = "nothing"
+    copies: Sequence[int] | None = None
     transpose: Callable[..., Any] | None = None
     pick: Callable[..., Any] | None = None
 
@@ -42,24 +50,31 @@ linear_rules: dict[Any, LinearRule] = {}
 
 
 def register_linear_rule(
-    primitive, operands: Sequence[int] | None = None, sums: str = "elements"
+    primitive,
+    operands: Sequence[int] | None = None,
+    sums: str = "elements",
+    falls: Sequence[int] | None = None,
 ) -> None:
     """Declares that ``primitive`` is jointly affine in the given operands; the others must be known.
 
     Guarantee asked for: ``primitive(a x + b y) == a primitive(x) + b primitive(y)`` for ``a + b = 1``.
-    The primitive needs a transpose in JAX (`jax.vjp`) and an interval rule.
+    The primitive needs a transpose in JAX (`jax.vjp`) and an interval rule, unless ``falls`` gives it one.
 
     Args:
       primitive: a JAX primitive.
       operands: positions; None: all.
       sums: "nothing" if each output element depends on one element of one operand, "operands" if on
         one of each (as in addition), "elements" otherwise; tells where intervals are exact.
+      falls: positions in which it never increases, if it never decreases in the others (no weight is of either
+        sign): its interval rule follows. None: it is registered apart.
 
     Example:
       >>> import jax, jaxbound as jb
-      >>> jb.register_linear_rule(jax.lax.real_p, sums="nothing")
+      >>> jb.register_linear_rule(jax.lax.real_p, sums="nothing", falls=())
     """
     linear_rules[primitive] = LinearRule(_among(operands), sums)
+    if falls is not None:
+        interval_rules[primitive] = monotone(primitive, operands, falls)
 
 
 def linear_operands(eqn) -> Sequence[int] | None:
@@ -102,46 +117,57 @@ def pick_product(indices, shape: Sequence[int], one, other, *, dimension_numbers
     return jnp.take(weights, indices, axis=0, mode="clip")
 
 
-for _p in (
-    jp.neg_p, jp.concatenate_p, jp.pad_p, jp.reshape_p, jp.transpose_p,
-    jp.squeeze_p, jp.slice_p, jp.rev_p, jp.copy_p, jp.convert_element_type_p, jp.name_p, *REARRANGE,
-):  # fmt: skip
-    linear_rules[_p] = LinearRule(_among(None))
-for _p, _operands in (
-    (jp.broadcast_in_dim_p, (0,)), (jp.gather_p, (0,)), (jp.dynamic_slice_p, (0,)),
-    (jp.dynamic_update_slice_p, (0, 1)), (jp.scatter_p, (0, 2)),
-):  # fmt: skip
-    linear_rules[_p] = LinearRule(_among(_operands))
-for _p in (jp.reduce_sum_p, jp.cumsum_p, jp.reduce_window_sum_p):
-    linear_rules[_p] = LinearRule(_among(None), sums="elements")
-for _p in (jp.add_p, jp.add_jaxvals_p, jp.sub_p):
-    linear_rules[_p] = LinearRule(_among(None), sums="operands")
+def _declare(
+    primitives,
+    operands: Sequence[int] | None = None,
+    *,
+    falls: Sequence[int] = (),
+    wraps: bool = False,
+    **record: Any,
+) -> None:
+    """Declares primitives that are jointly affine in ``operands``; their interval rule follows from ``falls``."""
+    for p in primitives:
+        linear_rules[p] = LinearRule(_among(operands), **record)
+        interval_rules[p] = monotone(p, operands, falls, wraps)
+
+
+_declare((jp.copy_p, jp.name_p), keeps="place")
+_declare((jp.neg_p,), keeps="place", falls=(0,), wraps=True)
+_declare((jp.add_p,), keeps="place", sums="operands", wraps=True)
+_declare((jp.sub_p,), keeps="place", sums="operands", falls=(1,), wraps=True)
+_declare((jp.add_jaxvals_p,), keeps="place", sums="operands")
+_declare((jp.reshape_p, jp.squeeze_p), keeps="order")
+_declare((jp.broadcast_in_dim_p,), (0,), keeps="order")
+_declare((jp.concatenate_p, jp.transpose_p, jp.slice_p, jp.rev_p, *REARRANGE))
+_declare((jp.pad_p,), copies=(1,))
+_declare((jp.dynamic_slice_p,), (0,))
+_declare((jp.dynamic_update_slice_p,), (0, 1))
+_declare((jp.scatter_p,), (0, 2), copies=(0, 2))
+_declare((jp.scatter_add_p,), (0, 2), sums="elements")
+_sum = interval_rules[jp.scatter_add_p]
+interval_rules[jp.scatter_add_p] = _sum._replace(bound=integers.scattered_sum(_sum.bound))
+_declare((jp.reduce_sum_p, jp.cumsum_p, jp.reduce_window_sum_p), sums="elements", wraps=True)
+# The sign of a known factor decides, or which element it is: they have interval rules of their own.
 linear_rules |= {
-    jp.scatter_add_p: LinearRule(_among((0, 2)), sums="elements"),
+    jp.convert_element_type_p: LinearRule(_among(None), keeps="place"),
+    jp.mul_p: LinearRule(_one_of_two, keeps="place"),
+    jp.div_p: LinearRule(_among((0,)), keeps="place"),
+    jp.select_n_p: LinearRule(_cases, keeps="place"),
+    jp.gather_p: LinearRule(_among((0,)), copies=(0,)),
     jp.triangular_solve_p: LinearRule(_among((1,)), sums="elements"),
-    jp.select_n_p: LinearRule(_cases),
     jp.select_and_gather_add_p: LinearRule(_among((0,)), sums="elements"),
     jp.select_and_scatter_add_p: LinearRule(_among((0,)), sums="elements"),
-    jp.mul_p: LinearRule(_one_of_two),
-    jp.div_p: LinearRule(_among((0,))),
     jp.dot_general_p: LinearRule(_one_of_two, sums="elements", pick=pick_product),
     jp.conv_general_dilated_p: LinearRule(
         _one_of_two, sums="elements", transpose=transpose_convolution
     ),
 }
-# Where the one uncertain operand is as large as the output, each element of the output depends on the operand's
-# element at the same flat index.
-IN_PLACE = frozenset((
-    jp.add_p, jp.add_jaxvals_p, jp.sub_p, jp.mul_p, jp.div_p, jp.neg_p, jp.convert_element_type_p,
-    jp.reshape_p, jp.squeeze_p, jp.broadcast_in_dim_p,
-))  # fmt: skip
 
 
 def is_repeat(eqn) -> bool:
     """Tells whether a non-mixing ``eqn`` may copy one element of an operand to several places."""
-    if eqn.primitive in (jp.gather_p, jp.scatter_p, jp.select_and_gather_add_p):
-        return True
-    if eqn.primitive is jp.pad_p:
-        return eqn.uncertain[1]
+    copies = linear_rules[eqn.primitive].copies
+    if copies is not None:
+        return any(eqn.uncertain[i] for i in copies)
     sizes = [var.size for var in eqn.moving.values()]
     return sum(out.size for out in eqn.outputs) > sum(sizes)

@@ -74,7 +74,7 @@ def _least(parts: Parts, slope=None, sign=1):
     return _first(values.reshape(-1, *values.shape[2:]), values)
 
 
-def image(x: Interval, *, breaks, polys) -> Interval:
+def image(fn, x: Interval, *, breaks, polys) -> Interval:
     """Returns the exact image; an end that is NaN, where infinite terms meet, is no bound."""
     parts = _parts(x.lower, x.upper, breaks, polys)
     below, above = (_least(parts, sign=sign) for sign in (1, -1))

@@ -82,7 +82,6 @@ def _whole_power(x: Interval, y, raised: Callable[..., Any]) -> Interval:
     return Interval(jnp.where(pole, least, found.lower), jnp.where(pole, jnp.inf, found.upper))
 
 
-def rsqrt(x, **_):
+def rsqrt(root, x: Interval, **_) -> Interval:
     # Below 0 the function is not defined: no finite bound.
-    root = tame(lax.rsqrt, 0.5)
     return Interval(root(x.upper), jnp.where(x.lower > 0, root(x.lower), jnp.inf))

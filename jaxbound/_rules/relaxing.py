@@ -1,4 +1,4 @@
-"""Makes the relaxations of equations on given intervals, checked to be affine if they are a user's."""
+"""Makes the relaxations of equations on given intervals."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
 from jaxbound._program.graph import Equation, Var, read
-from jaxbound._program.trace import trace_flat
 from jaxbound._rules.curves import Choice
 from jaxbound._rules.linear_rules import linear_operands
-from jaxbound._rules.relaxations import Relaxation, constant_relaxation, is_registered, relaxations
+from jaxbound._rules.relaxations import Relaxation, constant_relaxation, relaxations
 
 # Relaxations of non-linear equations, by their first output.
 Lines = Mapping[Var, Relaxation]
@@ -39,8 +36,6 @@ def relax(eqn: Equation, env: Mapping[Var, Any], choices: Choices) -> Relaxation
     operands = (read(env, atom) for atom in eqn.inputs)
     choice = Choice(choices.kind, choices.alphas.get(eqn.outputs[0]))
     found = rule(*operands, image=image[0], choice=choice, **eqn.params)
-    if is_registered(rule):
-        _check_affine(eqn, found)
     if unknown := choice.given.keys() - choice.taken.keys():
         raise ValueError(
             f"relaxation has alphas {sorted(unknown)} for {eqn.primitive} ({eqn.layer or eqn.line}), whose "
@@ -56,17 +51,3 @@ def relax_all(equations: Sequence[Equation], env: Mapping[Var, Any], choices: Ch
         for eqn in equations
         if eqn.moving and linear_operands(eqn) is None
     }
-
-
-def _check_affine(eqn: Equation, relaxation: Relaxation) -> None:
-    """Raises a ValueError unless both functions of a relaxation are affine."""
-    moving = [v for v in eqn.moving.values() if v.is_float]
-    avals = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in moving]
-    for side in ("lower", "upper"):
-        graph = trace_flat(getattr(relaxation, side), avals, [True] * len(avals))
-        bent = [e for e in graph.equations if e.moving and linear_operands(e) is None]
-        if bent:
-            raise ValueError(
-                f"the relaxation registered for {eqn.primitive} is not affine: its {side} function applies "
-                f"{', '.join(dict.fromkeys(str(e.primitive) for e in bent))} to the operands"
-            )

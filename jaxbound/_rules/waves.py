@@ -8,7 +8,6 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import primitives as jp
 
 from jaxbound._bounds.interval import Interval
 from jaxbound._rules.arithmetic import ends
@@ -37,20 +36,16 @@ def _values(fn, x: Interval):
     return [fn(jnp.where(jnp.isfinite(end), end, 0)) for end in (x.lower, x.upper)]
 
 
-def wave_image(primitive, peak: float) -> Callable[..., Interval]:
-    """Returns the interval rule of ``cos(z - peak)``: exact, but rounding may take a near peak for one inside."""
-
-    def bound(x, **params):
-        a, b = _values(lambda z: primitive.bind(z, **params), x)
-        lower = jnp.where(meets(x, peak + math.pi, TURN), -1, jnp.minimum(a, b))
-        return Interval(lower, jnp.where(meets(x, peak, TURN), 1, jnp.maximum(a, b)))
-
-    return bound
+def wave_image(fn: Callable[..., Any], x: Interval, peak: float) -> Interval:
+    """Bounds ``fn(z) = cos(z - peak)``: exactly, but rounding may take a near peak for one inside."""
+    a, b = _values(fn, x)
+    lower = jnp.where(meets(x, peak + math.pi, TURN), -1, jnp.minimum(a, b))
+    return Interval(lower, jnp.where(meets(x, peak, TURN), 1, jnp.maximum(a, b)))
 
 
-def tan_image(x: Interval, **params) -> Interval:
+def tan_image(fn: Callable[..., Any], x: Interval, **params) -> Interval:
     """Bounds the tangent function: it increases between its poles and is unbounded across one."""
-    a, b = _values(lambda z: jp.tan_p.bind(z, **params), x)
+    a, b = _values(fn, x)
     pole = meets(x, math.pi / 2, math.pi)
     return Interval(jnp.where(pole, -jnp.inf, a), jnp.where(pole, jnp.inf, b))
 

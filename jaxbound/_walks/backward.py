@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxbound._bounds.numerics import weigh
 from jaxbound._program.graph import Equation, Graph, Var, read
-from jaxbound._rules.linear_rules import IN_PLACE, linear_operands, linear_rules
+from jaxbound._rules.linear_rules import linear_operands, linear_rules
 from jaxbound._rules.relaxations import Relaxation
 from jaxbound._rules.relaxing import Lines
 
@@ -147,7 +147,8 @@ def unit_rows(graph: Graph, var: Var, indices, env: Mapping[Var, Any]) -> tuple[
     if var.size and eqn and linear_operands(eqn) is not None and len(eqn.moving) == 1:
         (source,) = eqn.moving.values()
         operands = [None if a is source else read(env, a) for a in eqn.inputs]
-        if eqn.primitive in IN_PLACE and source.size == var.size:
+        rule = linear_rules[eqn.primitive]
+        if rule.keeps != "nothing" and source.size == var.size:
             fn = lambda x: eqn.bind(*(x if a is None else a for a in operands))[0]
             # fn is affine and works in place: ``scale x + bias`` per element, bias = fn(0), scale = fn'.
             ones = jnp.ones(source.shape, source.dtype)
@@ -155,8 +156,7 @@ def unit_rows(graph: Graph, var: Var, indices, env: Mapping[Var, Any]) -> tuple[
             bias, scale = (jnp.take(x, indices, mode="clip") for x in ends)
             start, rows, offset = unit_rows(graph, source, indices, env)
             return start, jax.vmap(jnp.multiply)(scale, rows), scale * offset + bias
-        pick = linear_rules[eqn.primitive].pick
-        rows = pick and pick(indices, source.shape, *operands, **eqn.params)
+        rows = rule.pick and rule.pick(indices, source.shape, *operands, **eqn.params)
         if rows is not None:
             return source, rows.astype(source.dtype), jnp.zeros(len(indices), var.dtype)
     rows = jax.nn.one_hot(indices, var.size, dtype=var.dtype)

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from jaxbound._bounds.regions import Region
 from jaxbound._program.graph import Equation, Graph, Var
+from jaxbound._rules.elementwise import ELEMENTWISE
 from jaxbound._rules.linear_rules import is_repeat, linear_operands, linear_rules
-from jaxbound._rules.relaxations import elementwise
 
 # BOX: elements independent of each other, with exact intervals. EXACT: exact intervals alone. LOOSE: neither.
 BOX, EXACT, LOOSE = range(3)
@@ -43,7 +43,7 @@ def _step(eqn: Equation, levels: list[int], sources: list[set[Var]]) -> int:
     """Returns the level of an equation's outputs, from the levels and the sources of its uncertain operands."""
     level = max(levels)
     if linear_operands(eqn) is None:
-        same = eqn.primitive in elementwise and all(
+        same = eqn.primitive in ELEMENTWISE and all(
             out.shape == v.shape for out in eqn.outputs for v in eqn.moving.values()
         )
         return level if same and len(levels) == 1 else LOOSE

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import primitives as jp
 from scipy import sparse
 
 from jaxbound._bounds.balls import LpBall
@@ -20,9 +19,9 @@ from jaxbound._bounds.polytopes import Polytope
 from jaxbound._bounds.regions import Region, arrays_of, is_region
 from jaxbound._methods.inspection import intermediate_bounds
 from jaxbound._methods.prepare import intervals_of, leaves_of, precision
-from jaxbound._program import activations
 from jaxbound._program.graph import Atom, Equation, Graph, Var, read
 from jaxbound._program.trace import trace
+from jaxbound._rules.elementwise import ELEMENTWISE, is_kinked
 from jaxbound._rules.errors import describe
 from jaxbound._rules.linear_rules import linear_operands
 from jaxbound._walks.backward import unit_rows, walk_back
@@ -31,15 +30,7 @@ from jaxbound._walks.operands import affine_ends, names_of
 from jaxbound.reference._solver import Model, placed, zeros
 
 # Gives the points where the straight pieces of a function meet, from its known operands and its parameters.
-KINKS = {
-    jp.abs_p: lambda: (0.0,),
-    jp.max_p: lambda known: (known,),
-    jp.min_p: lambda known: (known,),
-    activations.leaky_relu: lambda slope: (0.0,),
-    activations.ramp: lambda r, eta: (0.0, r),
-    activations.clip: lambda low, high: (low, high),
-    activations.straight_pieces: lambda *, breaks, polys: breaks,
-}
+KINKS = {p: record.kinks for p, record in ELEMENTWISE.items() if record.kinks is not None}
 
 
 def lp(fn, *args, intermediates=None):
@@ -153,12 +144,13 @@ def _intervals(graph: Graph, fn, args, intermediates) -> dict[Var, Interval]:
 def _nonlinear(graph: Graph) -> list[Equation]:
     """Returns the equations that are not affine; raises where one is not supported."""
     found = [eqn for eqn in graph.equations if eqn.moving and linear_operands(eqn) is None]
-    other = [eqn for eqn in found if eqn.primitive not in KINKS or len(eqn.moving) > 1]
+    other = [eqn for eqn in found if not is_kinked(eqn.primitive) or len(eqn.moving) > 1]
     if other:
+        supported = ", ".join(str(p) for p in ELEMENTWISE if is_kinked(p))
         raise ValueError(
             "not piecewise linear, or of more than one uncertain operand:\n  "
             + "\n  ".join(dict.fromkeys(map(describe, other)))
-            + f"\nSupported: {', '.join(map(str, KINKS))}, of one uncertain operand, and affine operations."
+            + f"\nSupported: {supported}, of one uncertain operand, and affine operations."
         )
     return found
 
@@ -264,7 +256,8 @@ def _breakpoints(eqn: Equation, operands):
     l, u = (np.broadcast_to(end, y.shape) for end in (z.lower, z.upper))
     if not (np.isfinite(l).all() and np.isfinite(u).all()):
         raise ValueError(f"an operand has no finite interval: {describe(eqn)}")
-    kinks = [np.clip(kink, l, u) for kink in KINKS[eqn.primitive](*known, **eqn.params)]
+    kinks_of: Any = ELEMENTWISE[eqn.primitive].kinks
+    kinks = [np.clip(kink, l, u) for kink in kinks_of(*known, **eqn.params)]
     points = np.sort([l, *kinks, u], axis=0)
     fn = lambda z: eqn.bind(*(z if isinstance(op, Interval) else op for op in operands))[0]
     values = np.stack([fn(point) for point in points])

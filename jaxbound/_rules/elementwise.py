@@ -1,0 +1,191 @@
+"""Defines the table of elementwise primitives, one record each: lines, image, kinks, and where it is defined."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import primitives as jp
+
+from jaxbound._bounds.interval import Interval, concrete, smallest
+from jaxbound._program import activations
+from jaxbound._rules import curves, piecewise, powers, waves
+from jaxbound._rules.one_variable import Elementwise, curved, falling, turning
+
+_convex, _concave, _s_shaped, _turned = curved(1), curved(-1), curved(1, 0.0), curved(-1, 0.0)
+
+
+def _soft_sign(fn, l, u, choice, **_):
+    """Returns S-shaped lines, but none (NaN) far out, where the squares in the slope leave the number type."""
+    # Their inverse may vanish, or they may overflow: in float16 that comes first.
+    limit = min((4 * smallest(l.dtype)) ** -0.5, 0.5 * float(jnp.finfo(l.dtype).max) ** 0.5)
+    near = jnp.maximum(jnp.abs(l), jnp.abs(u)) < limit
+    return curves.Lines(*(jnp.where(near, x, jnp.nan) for x in _s_shaped(fn, l, u, choice)))
+
+
+def _exp(fn, l, u, choice, **_):
+    # The tangent at t is exp(t) (1 + l - t) at l: negative if t > l + 1.
+    last = jnp.minimum(u, l + 0.99)
+    return curves.convex(
+        fn, l, u, choice.between("lower", l, last, jnp.minimum(0.5 * l + 0.5 * u, last))
+    )
+
+
+def _integer_pow(fn, l, u, choice, *, y, **_):
+    if y > 1 and y % 2 == 1:
+        return _turned(fn, l, u, choice)
+    lines = _convex(fn, l, u, choice)
+    if y > 0 or y % 2 == 0:
+        return lines
+    return _where(u < 0, _concave(fn, l, u, choice), lines)  # odd negative powers
+
+
+def _pow(fn, l, u, choice, exponent, **_):
+    """Returns lines for a power: concave for exponents from 0 to 1 and, left of 0, for odd ones; else convex."""
+    odd, negative = jnp.abs(lax.rem(exponent, jnp.full_like(exponent, 2))) == 1, exponent < 0
+    bulges = jnp.where(negative, odd & (u < 0), exponent < 1)
+    return _where(odd & ~negative, _turned(fn, l, u, choice), _bulging(bulges, fn, l, u, choice))
+
+
+def _over(fn, l, u, choice, known, **_):
+    """Returns lines for a known number divided by an uncertain one that is never 0."""
+    return _bulging((known < 0) != (u < 0), fn, l, u, choice)
+
+
+def _bulging(where, fn, l, u, choice):
+    """Returns lines for a function that is concave at the elements marked in ``where`` and convex at the others."""
+    return _where(where, _concave(fn, l, u, choice), _convex(fn, l, u, choice))
+
+
+def _where(condition, first, second):
+    pairs = zip(first, second, strict=True)
+    return curves.Lines(*(jnp.where(condition, a, b) for a, b in pairs))
+
+
+def _elu(fn, l, u, choice, alpha, **_):
+    value = concrete(alpha)
+    if value is not None and (value >= 0).all() and (value <= 1).all():
+        return _convex(fn, l, u, choice)
+    return _where(alpha >= 0, *(curves.wavy(fn, l, u, (0.0,), first, choice) for first in (1, -1)))
+
+
+def _ramp_image(fn, x, r, eta):
+    """Bounds ``eta * z + (1 - eta) * clip(z, 0, r)``: non-decreasing if eta >= 0, else a falling plus a rising part."""
+    r, rises = activations.spread(r, x.lower), jnp.greater_equal(eta, 0)
+
+    def end(z, other):
+        clipped = activations.clip.bind(z, jnp.zeros_like(r), r)
+        return eta * jnp.where(rises, z, other) + (1 - eta) * clipped
+
+    return Interval(end(x.lower, x.upper), end(x.upper, x.lower))
+
+
+def _ramp(fn, l, u, choice, r, eta):
+    r = activations.spread(r, l)
+    fn = lambda z: activations.ramp.bind(z, r, eta)
+    return curves.two_kinks(fn, l, u, 0.0, r, eta, choice)
+
+
+def _wave(peak: float) -> Elementwise:
+    """Returns the record of ``cos(z - peak)``."""
+    image = lambda fn, x, **_: waves.wave_image(fn, x, peak)
+    return Elementwise(lambda fn, l, u, choice, **_: waves.wave(fn, peak, l, u), image)
+
+
+# Functions ``x * f(x)`` turn at the roots of x * f'(x) + f(x) alone; lgamma has one turn right of its last pole, at 0.
+ELEMENTWISE: dict[Any, Elementwise] = {
+    jp.exp_p: Elementwise(_exp),
+    jp.expm1_p: Elementwise(_convex),
+    jp.logistic_p: Elementwise(_s_shaped),
+    jp.tanh_p: Elementwise(_s_shaped),
+    jp.atan_p: Elementwise(_s_shaped),
+    jp.erf_p: Elementwise(_s_shaped),
+    jp.asinh_p: Elementwise(_s_shaped),
+    jp.sinh_p: Elementwise(_turned),
+    jp.cosh_p: Elementwise(_convex, turning(0.0)),
+    jp.erfc_p: Elementwise(_turned, falling),
+    jp.sin_p: _wave(math.pi / 2),
+    jp.cos_p: _wave(0.0),
+    activations.square: Elementwise(_convex, turning(0.0)),
+    activations.softplus: Elementwise(_convex),
+    activations.soft_sign: Elementwise(_soft_sign),
+    activations.log_cosh: Elementwise(_convex, turning(0.0)),
+    activations.elu: Elementwise(_elu, turning(0.0)),
+    activations.silu: Elementwise(
+        curved(-1, -2.3993572805154677, 2.3993572805154677), turning(-1.2784645427610738)
+    ),
+    activations.gelu_erf: Elementwise(curved(-1, -(2**0.5), 2**0.5), turning(-0.7517915246935645)),
+    activations.gelu_tanh: Elementwise(
+        curved(-1, -1.4185040088, 1.4185040088), turning(-0.7524614220710162)
+    ),
+    activations.mish: Elementwise(
+        curved(-1, -2.2563763963607926, 1.4905711794854284), turning(-1.1924312145154952)
+    ),
+    activations.quadratic_pieces: Elementwise(piecewise.lines, piecewise.image),
+    # Undefined, or infinitely steep, somewhere.
+    jp.log_p: Elementwise(_concave, inside=0.5),
+    jp.log1p_p: Elementwise(_concave, inside=0.5),
+    jp.sqrt_p: Elementwise(_concave, inside=0.5),
+    jp.cbrt_p: Elementwise(_s_shaped, inside=0.5),
+    jp.rsqrt_p: Elementwise(_convex, powers.rsqrt, inside=0.5),
+    jp.asin_p: Elementwise(_turned, inside=0.5),
+    jp.acosh_p: Elementwise(_concave, inside=2.0),
+    jp.atanh_p: Elementwise(_turned, inside=0.5),
+    jp.erf_inv_p: Elementwise(_turned, inside=0.5),
+    jp.lgamma_p: Elementwise(_convex, turning(1.4616321449683623, low=0.0), inside=0.5),
+    jp.digamma_p: Elementwise(_concave, turning(low=0.0), inside=0.5),
+    jp.tan_p: Elementwise(
+        lambda fn, l, u, *_, **__: waves.tangent(fn, l, u), waves.tan_image, inside=0.5
+    ),
+    activations.entr: Elementwise(_concave, turning(math.exp(-1)), inside=0.5),
+    activations.xlogx: Elementwise(_convex, turning(math.exp(-1)), inside=0.5),
+    # Made of straight pieces.
+    jp.abs_p: Elementwise(
+        lambda fn, l, u, choice, **_: curves.one_kink(fn, l, u, 0.0, -1.0, 1.0, choice),
+        turning(0.0),
+        kinks=lambda: (0.0,),
+    ),
+    activations.leaky_relu: Elementwise(
+        lambda fn, l, u, choice, a: curves.one_kink(fn, l, u, 0.0, a, 1.0, choice),
+        turning(0.0),
+        kinks=lambda slope: (0.0,),
+    ),
+    activations.clip: Elementwise(
+        lambda fn, l, u, choice, low, high: curves.two_kinks(fn, l, u, low, high, 0.0, choice),
+        kinks=lambda low, high: (low, high),
+    ),
+    activations.ramp: Elementwise(_ramp, _ramp_image, kinks=lambda r, eta: (0.0, r)),
+    activations.straight_pieces: Elementwise(
+        piecewise.lines, piecewise.image, kinks=lambda *, breaks, polys: breaks
+    ),
+    # Of several uncertain operands, or of integers that may wrap around: their interval rules are in that table.
+    jp.max_p: Elementwise(
+        lambda fn, l, u, choice, c: curves.one_kink(fn, l, u, c, 0.0, 1.0, choice),
+        None,
+        kinks=lambda known: (known,),
+    ),
+    jp.min_p: Elementwise(
+        lambda fn, l, u, choice, c: curves.one_kink(fn, l, u, c, 1.0, 0.0, choice, "upper"),
+        None,
+        kinks=lambda known: (known,),
+    ),
+    jp.integer_pow_p: Elementwise(_integer_pow, None, inside=0.5),
+    jp.pow_p: Elementwise(_pow, None, inside=0.5),  # of the base
+    jp.div_p: Elementwise(_over, None, inside=0.5),  # of the divisor
+    # Steps and roundings have no lines.
+    **dict.fromkeys(
+        (jp.floor_p, jp.ceil_p, jp.round_p, jp.sign_p, jp.reduce_precision_p), Elementwise()
+    ),
+}
+
+
+def is_partial(primitive) -> bool:
+    """Tells whether a primitive may be undefined, or infinitely steep, somewhere."""
+    return primitive in ELEMENTWISE and ELEMENTWISE[primitive].inside is not None
+
+
+def is_kinked(primitive) -> bool:
+    """Tells whether a primitive consists of straight pieces (of one uncertain operand): the kind chooses its lines."""
+    return primitive in ELEMENTWISE and ELEMENTWISE[primitive].kinks is not None
