@@ -32,6 +32,7 @@ FUNCTIONS = {  # of three numbers
     "log_softmax": jax.nn.log_softmax,
     "asinh": jnp.arcsinh,
     "soft_sign": jax.nn.soft_sign,
+    "i1e": lax.bessel_i1e,
     "log of a square": lambda x: jnp.log1p(x[0] ** 2),
     "root": lambda x: lax.rsqrt(1 + jnp.abs(x)),
     "powers": lambda x: x ** np.array([2.0, 1.0, 3.0], "float32").astype(x.dtype),

@@ -144,6 +144,7 @@ UNARY = {  # name: (function, boxes of its operand)
     "erf_inv": (lax.erf_inv, INSIDE),
     "arccosh": (jnp.arccosh, ABOVE_ONE),
     "cosh": (jnp.cosh, SMALL),
+    "i1e": (lax.bessel_i1e, REALS),
     "log cosh": (lambda x: jnp.log(jnp.cosh(x)), SMALL),
     "entr": (jax.scipy.special.entr, NOT_NEGATIVE),
     "x log x": (lambda x: x * jnp.log(x), POSITIVE),
@@ -585,7 +586,7 @@ def test_every_rule_has_a_case():
 # which (a sharding, a precision), changes no bound; all else goes to the primitive itself, or is read.
 PARAMETERS = {
     "new_dtype": "bitcast_convert_type",
-    "": "abs acos acosh add add_any and asin asinh atan atan2 atanh ceil clamp copy cosh digamma div dynamic_update_slice eq"
+    "": "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i1e ceil clamp copy cosh digamma div dynamic_update_slice eq"
         " eq_to erf erf_inv erfc floor ge gt is_finite le le_to lgamma lt lt_to max min ne neg not or pow rem select_n sign"
         " sinh square stop_gradient sub xor",
     "accuracy": "cbrt cos exp exp2 expm1 log log1p logistic rsqrt sin sqrt tan tanh",

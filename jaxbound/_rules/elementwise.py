@@ -15,14 +15,32 @@ from jaxbound._rules import curves, piecewise, powers, waves
 from jaxbound._rules.one_variable import Elementwise, curved, falling, turning
 
 _convex, _concave, _s_shaped, _turned = curved(1), curved(-1), curved(1, 0.0), curved(-1, 0.0)
+# The positive root of the second derivative of exp(-|z|) I1(z): it is odd, and concave from 0 to there.
+_I1E_BEND = 2.781492935347947
+_wave_of_i1e = curved(-1, -_I1E_BEND, 0.0, _I1E_BEND)
 
 
 def _soft_sign(fn, l, u, choice, **_):
     """Returns S-shaped lines, but none (NaN) far out, where the squares in the slope leave the number type."""
     # Their inverse may vanish, or they may overflow: in float16 that comes first.
     limit = min((4 * smallest(l.dtype)) ** -0.5, 0.5 * float(jnp.finfo(l.dtype).max) ** 0.5)
+    return _within(limit, l, u, _s_shaped(fn, l, u, choice))
+
+
+def _i1e(fn, l, u, choice, **_):
+    """Returns lines of ``exp(-|z|) I1(z)``, but none (NaN) far out, where no tangent can be found.
+
+    JAX's slope is ``i0e - i1e (1 + 1 / |z|)``, and the true one about ``-i1e / (2 |z|)``: |z| times the rounding of
+    its terms is lost. That misplaces where lines touch, which enters squared: from eps^-1/2 on, that is too much.
+    """
+    limit = float(jnp.finfo(l.dtype).eps) ** -0.5
+    return _within(limit, l, u, _wave_of_i1e(fn, l, u, choice))
+
+
+def _within(limit: float, l, u, lines: curves.Lines) -> curves.Lines:
+    """Returns the lines where both ends are less than ``limit`` away from 0, else NaN."""
     near = jnp.maximum(jnp.abs(l), jnp.abs(u)) < limit
-    return curves.Lines(*(jnp.where(near, x, jnp.nan) for x in _s_shaped(fn, l, u, choice)))
+    return curves.Lines(*(jnp.where(near, x, jnp.nan) for x in lines))
 
 
 def _exp(fn, l, u, choice, **_):
@@ -123,6 +141,7 @@ ELEMENTWISE: dict[Any, Elementwise] = {
     activations.mish: Elementwise(
         curved(-1, -2.2563763963607926, 1.4905711794854284), turning(-1.1924312145154952)
     ),
+    jp.bessel_i1e_p: Elementwise(_i1e, turning(-1.5451272579925426, 1.5451272579925426)),
     activations.quadratic_pieces: Elementwise(piecewise.lines, piecewise.image),
     # Undefined, or infinitely steep, somewhere.
     jp.log_p: Elementwise(_concave, inside=0.5),

@@ -58,6 +58,7 @@ UNARY = {
     "remat": jax.checkpoint(lambda x: nn.relu(x) - 0.5 * jnp.tanh(x)),
     "gradient": jax.grad(lambda x: (jnp.tanh(x) * x).sum()),
     "i0e": lax.bessel_i0e,
+    "i1e": lax.bessel_i1e,
 }
 
 whole = lambda x: jnp.floor(jnp.clip(x, -100, 100)).astype(jnp.int32)
