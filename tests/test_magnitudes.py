@@ -26,6 +26,7 @@ FUNCTIONS = {  # of three numbers
     "largest of two": lambda x: jnp.maximum(x[0], x[1]),
     "largest": lambda x: x.max(),
     "least": lambda x: x.min(),
+    "median": jnp.median,
     "choice": lambda x: jnp.where(x[0] < x[1], x[0], x[2]),
     "running maximum": lambda x: lax.cummax(x),
     "softmax": jax.nn.softmax,

@@ -21,6 +21,7 @@ from jax.extend.core import primitives as jp
 from oracle import (
     DTYPES,
     KINDS,
+    LINEAR,
     assert_contains,
     box,
     by_every,
@@ -472,6 +473,7 @@ SHAPED = {  # name: (function, shape of its operand); more operands are slices o
     "truth values": (lambda x: jnp.logical_not(x > 0).astype(x.dtype), (3,)),
     "reduce_window_min": (lambda x: lax.reduce_window(x, jnp.inf, lax.min, (2,), (1,), "VALID"), (5,)),
     "sort": (lambda x: jnp.sort(x, 0) + jnp.median(x), (3, 2)),
+    "quantiles": (lambda x: jnp.concatenate([jnp.quantile(x, jnp.array([0, 0.3, 0.9], x.dtype), 1).ravel(), jnp.median(x, 0)]), (2, 5)),
     "order": (lambda x: jnp.stack([jnp.argsort(x, 1), *lax.top_k(x, 3)]).astype(x.dtype), (2, 3)),
     "order by two keys": (lambda x: jnp.stack(lax.sort((jnp.round(x[0]), x[1], x[0] - x[1]), num_keys=2)), (2, 3)),
     "winners": (lambda x: jax.nn.one_hot(jnp.argmax(x, 0), 3, dtype=x.dtype) * jnp.argmin(x), (3, 2)),
@@ -559,6 +561,13 @@ def test_planes_of_a_maximum():
             assert (least.sum(1) + lower[1] >= l.max(1) - 1e-5).all()
     assert (gap["adaptive"] <= gap["parallel"] + 1e-5).all()
     assert gap["adaptive"].mean() < 0.9 * gap["parallel"].mean()
+
+
+def test_entries_in_a_sure_order():
+    """The median is then an entry itself: also where `jnp.median` would fill in a NaN."""
+    fn = lambda x: jnp.median(x + np.array([0, -9, 9, -20, 20], "float32")) - x[0]
+    for bounds in by_every(fn, box(-np.ones(5), np.ones(5)), methods=LINEAR):
+        np.testing.assert_allclose([bounds.lower, bounds.upper], 0, atol=1e-5)
 
 
 def test_a_window_of_padding():

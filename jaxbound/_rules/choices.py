@@ -147,7 +147,9 @@ def select_n_lines(which, *cases, image, choice, **_) -> Relaxation:
 
     def stacked(*xs):
         found = iter(xs)
-        return jnp.stack([next(found) if isinstance(c, Interval) else c for c in cases], -1)
+        every = jnp.stack([next(found) if isinstance(c, Interval) else c for c in cases], -1)
+        # A known case may be NaN, as what `jnp.median` returns of NaN: it must not enter a product with a weight of 0.
+        return jnp.where(possible, every, 0)
 
     below = Interval(-image.upper, -image.lower)
     negated = [Interval(-case.upper, -case.lower) for case in moving]

@@ -122,6 +122,33 @@ def _reduce_window_max(x, *, image, choice, **window):
     return greatest(windows, (x,), image, choice, windows(jnp.ones_like(x.lower)) > 0)
 
 
+def _sort(x, *others, image, choice, dimension, **params):
+    """Returns planes of sorted entries; entries that are sorted by others lie between constants.
+
+    The i-th of n is at most the largest of any i entries, and at least the least of any n + 1 - i: of those of the
+    least upper, the greatest lower ends, whose planes stay in the interval. An entry that surely comes to a place
+    is the only one there that may be the largest, or the least: both planes are the entry itself.
+    """
+    if others:
+        return constant_relaxation(choices.sort(x, *others, dimension=dimension, **params))
+    entries, _ = along.prefixes(x.shape, dimension, False)
+    place = jnp.arange(x.shape[dimension])
+    place = jnp.expand_dims(place, [i for i in range(len(x.shape) + 1) if i != dimension])
+    rank = lambda end: entries(jnp.argsort(jnp.argsort(end, dimension), dimension))
+
+    def largest(side, x, image, among):
+        given = {"upper": choice.given[side]} if side in choice.given else {}
+        own = curves.Choice(choice.kind, given)
+        plane = greatest(entries, (x,), image, own, among).upper
+        choice.taken[side] = own.taken["upper"]
+        return plane
+
+    above = largest("upper", x, image, rank(x.upper) <= place)
+    x, image = (Interval(-z.upper, -z.lower) for z in (x, image))
+    below = largest("lower", x, image, rank(-x.upper) >= place)
+    return Relaxation(lambda z: -below(-z), above)
+
+
 # ---------------------------------------------------------------- products
 
 
@@ -223,6 +250,7 @@ relaxations |= {
     jp.reduce_max_p: _reduce_max,
     jp.cummax_p: _cummax,
     jp.reduce_window_max_p: _reduce_window_max,
+    jp.sort_p: _sort,
     jp.gather_p: tables.gather_lines,
     jp.select_n_p: choices.select_n_lines,
     jp.select_and_gather_add_p: choices.gather_selected_lines,
