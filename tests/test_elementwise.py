@@ -16,7 +16,7 @@ from test_rules import batch
 
 import jaxbound as jb
 from jaxbound import reference
-from jaxbound._locality.crop import crop
+from jaxbound._locality.receptive import crop
 from jaxbound._rules.elementwise import ELEMENTWISE
 from jaxbound._rules.interval_rules import interval_rules
 from jaxbound._rules.linear_rules import linear_rules

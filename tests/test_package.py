@@ -120,6 +120,20 @@ def test_sizes(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_names_say_what_is_returned(path):
+    """Functions of files and classes; those inside of a function are read with it."""
+    tree = ast.parse(path.read_text())
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    names = {
+        n.name.strip("_")
+        for c in [tree, *classes]
+        for n in c.body
+        if isinstance(n, ast.FunctionDef)
+    }
+    assert not names & {"at", "of", "one", "both", "some"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_docstrings_start_with_a_verb(path):
     verbs = set(re.findall(r"\w+", VERBS))
     for node in ast.walk(ast.parse(path.read_text())):

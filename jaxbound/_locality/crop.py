@@ -18,15 +18,7 @@ from jax import lax
 
 from jaxbound._bounds.numerics import once
 from jaxbound._locality.slices import cut, first, inside, joined, moved
-from jaxbound._locality.windows import (
-    Needs,
-    Span,
-    Window,
-    all_of,
-    leaves,
-    long,
-    sizes,
-)
+from jaxbound._locality.windows import Needs, Span, Window, all_of, leaves, long, sizes
 from jaxbound._program.graph import Atom, Constant, Equation, Graph, Var, read, shape_of
 from jaxbound._program.inline import flatten
 

@@ -5,16 +5,7 @@ from __future__ import annotations
 import math
 
 from jaxbound._locality.crop import Crop, build
-from jaxbound._locality.windows import (
-    Needs,
-    Span,
-    Window,
-    all_of,
-    apart,
-    needs_of,
-    sizes,
-    union,
-)
+from jaxbound._locality.windows import Needs, Span, Window, all_of, apart, needs_of, sizes, union
 from jaxbound._program.graph import Graph, Var
 
 

@@ -12,15 +12,7 @@ import optax
 
 from jaxbound._bounds.interval import Interval, cast
 from jaxbound._methods.prepare import Options, outputs, precision, prepare
-from jaxbound._methods.recipes import (
-    CROWN,
-    CROWN_IBP,
-    CROWN_LBP,
-    IBP,
-    LBP,
-    Recipe,
-    optimising,
-)
+from jaxbound._methods.recipes import CROWN, CROWN_IBP, CROWN_LBP, IBP, LBP, Recipe, optimising
 from jaxbound._program.graph import Var
 from jaxbound._walks.alphas import Search, to_unit_interval
 
@@ -48,7 +40,7 @@ def ibp(fn, *args, intermediates=None, chunk_size=None):
 
     Args:
       fn: function of one example (a batch is `jax.vmap`); normalisation is part of it.
-      *args: pytrees. Every `Interval` or `LpBall` leaf is uncertain, all else is known.
+      *args: pytrees. Every `Region` leaf is uncertain, all else is known.
       intermediates: optional dict from `intermediate_bounds`; intersected with what is found.
       chunk_size: how many rows go backward at once; by default as many as suit the device (see `crown`).
 
@@ -159,7 +151,7 @@ def crown(
 
     Args:
       fn: function of one example (a batch is `jax.vmap`); normalisation is part of it.
-      *args: pytrees. Every `Interval` or `LpBall` leaf is uncertain, all else is known.
+      *args: pytrees. Every `Region` leaf is uncertain, all else is known.
       relaxation: the lines of piecewise-linear activations and maxima: "adaptive" (least area, CROWN),
         "tight" (nested, never worse than intervals; Lyu et al.), "parallel" (Fast-Lin, CNN-Cert), or
         "constant" (for all activations: intervals). Or where free lines lie, in the form of `alphas`.

@@ -150,51 +150,34 @@ def _shifted(x, axes):
     return jnp.exp(x - x.max(axes, keepdims=True))
 
 
-def _absent(reference):
-    """Returns the masked variant that writes -inf in place of the entries that the mask leaves out."""
-    return lambda x, where, axes, **options: reference(
-        jnp.where(where, x, -jnp.inf), axes, **options
+def _maskable(name: str, reference, *others, options=({},)) -> Activation:
+    """Returns the activation of a reference with ``where=``, of other spellings, and of entries that -inf masks."""
+    first = lambda x, where=None, *, axes, **rest: reference(x, axes, where=where, **rest)
+    masked = (
+        lambda x, where, axes, **rest: first(x, where, axes=axes, **rest),
+        lambda x, where, axes, **rest: reference(jnp.where(where, x, -jnp.inf), axes, **rest),
     )
+    return Activation(name, (first, *others), reduces=True, options=options, masked=masked)
 
 
-softmax = Activation(
+softmax = _maskable(
     "softmax",
-    (
-        lambda x, where=None, *, axes: jax.nn.softmax(x, axes, where=where),
-        lambda x, axes: _shifted(x, axes) / _shifted(x, axes).sum(axes, keepdims=True),
-        lambda x, axes: jnp.exp(x) / jnp.exp(x).sum(axes, keepdims=True),
-    ),
-    reduces=True,
-    masked=(lambda x, where, axes: jax.nn.softmax(x, axes, where=where), _absent(jax.nn.softmax)),
+    jax.nn.softmax,
+    lambda x, axes: _shifted(x, axes) / _shifted(x, axes).sum(axes, keepdims=True),
+    lambda x, axes: jnp.exp(x) / jnp.exp(x).sum(axes, keepdims=True),
 )
-log_softmax = Activation(
+log_softmax = _maskable(
     "log_softmax",
-    (
-        lambda x, where=None, *, axes: jax.nn.log_softmax(x, axes, where=where),
-        lambda x, axes: x - jax.nn.logsumexp(x, axes, keepdims=True),
-        lambda x, axes: x - jnp.expand_dims(jax.nn.logsumexp(x, axes), axes),
-        lambda x, axes: x - jnp.log(jnp.exp(x).sum(axes, keepdims=True)),
-    ),
-    reduces=True,
-    masked=(
-        lambda x, where, axes: jax.nn.log_softmax(x, axes, where=where),
-        _absent(jax.nn.log_softmax),
-    ),
+    jax.nn.log_softmax,
+    lambda x, axes: x - jax.nn.logsumexp(x, axes, keepdims=True),
+    lambda x, axes: x - jnp.expand_dims(jax.nn.logsumexp(x, axes), axes),
+    lambda x, axes: x - jnp.log(jnp.exp(x).sum(axes, keepdims=True)),
 )
-logsumexp = Activation(
+logsumexp = _maskable(
     "logsumexp",
-    (
-        lambda x, where=None, *, axes, keepdims: jax.nn.logsumexp(
-            x, axes, where=where, keepdims=keepdims
-        ),
-        lambda x, axes, keepdims: jnp.log(jnp.exp(x).sum(axes, keepdims=keepdims)),
-    ),
-    reduces=True,
+    jax.nn.logsumexp,
+    lambda x, axes, keepdims: jnp.log(jnp.exp(x).sum(axes, keepdims=keepdims)),
     options=({"keepdims": False}, {"keepdims": True}),
-    masked=(
-        lambda x, where, axes, keepdims: jax.nn.logsumexp(x, axes, where=where, keepdims=keepdims),
-        _absent(jax.nn.logsumexp),
-    ),
 )
 
 

@@ -35,13 +35,12 @@ def mul(x, y, **_):
     if not isinstance(y, Interval):
         x, y = y, x
     (xl, xu), (yl, yu) = ends(x), ends(y)
-    if not isinstance(
-        x, Interval
-    ):  # also right for the coefficients of linear bounds, where l > u occurs
+    # With a known factor it is also right for the coefficients of linear bounds, where l > u occurs.
+    if not isinstance(x, Interval):
         low, high, ahead = times(x, yl), times(x, yu), x >= 0
         return Interval(jnp.where(ahead, low, high), jnp.where(ahead, high, low))
     products = [times(a, b) for a in (xl, xu) for b in (yl, yu)]
-    return Interval(fold(lax.min, products), fold(lax.max, products))
+    return Interval(functools.reduce(lax.min, products), functools.reduce(lax.max, products))
 
 
 def div(x, y, **_):
@@ -53,15 +52,16 @@ def div(x, y, **_):
     pole = (yl <= 0) & (yu >= 0)
     yl, yu = (jnp.where(pole, jnp.ones_like(end), end) for end in (yl, yu))
     if not isinstance(y, Interval):
-        low, high, ahead = lax.div(*same_shape(xl, yl)), lax.div(*same_shape(xu, yl)), yl > 0
+        low, high = (lax.div(*jnp.broadcast_arrays(end, yl)) for end in (xl, xu))
+        ahead = yl > 0
         low, high = jnp.where(ahead, low, high), jnp.where(ahead, high, low)
     else:
         quotients = [
-            _over(*same_shape(a, b))
+            _over(*jnp.broadcast_arrays(a, b))
             for a in {id(e): e for e in (xl, xu)}.values()
             for b in (yl, yu)
         ]
-        low, high = fold(lax.min, quotients), fold(lax.max, quotients)
+        low, high = functools.reduce(lax.min, quotients), functools.reduce(lax.max, quotients)
     return Interval(jnp.where(pole, -jnp.inf, low), jnp.where(pole, jnp.inf, high))
 
 
@@ -69,11 +69,6 @@ def _over(a, b):
     """Returns ``a / b``; for two infinite ends 0, to which ``a / b`` tends for every finite ``a``."""
     both = jnp.isinf(a) & jnp.isinf(b)
     return jnp.where(both, 0, lax.div(jnp.where(both, 0, a), b))
-
-
-def same_shape(*arrays):
-    """Broadcasts arrays to one shape: literals of a program may be scalars beside arrays."""
-    return jnp.broadcast_arrays(*arrays)
 
 
 def rem(x, y, **_):
@@ -171,22 +166,11 @@ def _midpoint(x):
     return jnp.where(bounded, x.center, 0), jnp.where(bounded, x.radius, jnp.inf)
 
 
-def fold(op, values):
-    result = values[0]
-    for value in values[1:]:
-        result = op(result, value)
-    return result
-
-
 def image(fn: Callable[..., Any], x: Interval, *turns) -> Interval:
     """Returns the exact image of a function that is monotone between its turning points ``turns``."""
-    points = [
-        x.lower,
-        x.upper,
-        *(jnp.clip(jnp.asarray(t, x.dtype), x.lower, x.upper) for t in turns),
-    ]
-    values = [fn(point) for point in points]
-    return Interval(fold(lax.min, values), fold(lax.max, values))
+    inner = (jnp.clip(jnp.asarray(t, x.dtype), x.lower, x.upper) for t in turns)
+    values = [fn(z) for z in (x.lower, x.upper, *inner)]
+    return Interval(functools.reduce(lax.min, values), functools.reduce(lax.max, values))
 
 
 def modulus(x, y, **_) -> Interval:

@@ -54,7 +54,7 @@ class Plane(NamedTuple):
     weights: Any
     offset: Any
 
-    def at(self, z):
+    def value_at(self, z):
         return (self.weights * z).sum(-1) + self.offset
 
     def scaled(self, factor, shift) -> Plane:
@@ -105,7 +105,7 @@ def log_sum_exp(l, u) -> tuple[Plane, Plane]:
     chords = jnp.where(apart, added / jnp.where(apart, u - l, 1), jnp.exp(l - least))
     by_entry = _through(l, jnp.where(bounded, chords, 0), least[..., 0])
     by_entry = _unless_flat(by_entry, apart & (added > eps))
-    lower = by_entry.at(_finite(center)) < level[..., 0]
+    lower = by_entry.value_at(_finite(center)) < level[..., 0]
     weights = jnp.where(lower[..., None], by_entry.weights, by_sum.weights)
     return below, Plane(weights, jnp.where(lower, by_entry.offset, by_sum.offset))
 
@@ -188,7 +188,7 @@ def softmax(l, u) -> tuple[Plane, Plane]:
     """
     l, u = differences(l, u)
     below, above = log_sum_exp(l, u)
-    t = above.otherwise(0).at(_finite(Interval(l, u).center))
+    t = above.otherwise(0).value_at(_finite(Interval(l, u).center))
     ends = (-jax.nn.logsumexp(end, -1) for end in (u, l))
     chord = curves.convex(jnp.exp, *ends)
     lower = above.scaled(-jnp.exp(-t), jnp.exp(-t) * (1 + t))
@@ -234,8 +234,8 @@ def variance_image(x, *, axes, keepdims):
     l, u = Rows(x.shape, axes).ends(x)
     below, above = variance(l, u)
     lower, upper = (
-        below.at(jnp.where(below.weights > 0, l, u)),
-        above.at(jnp.where(above.weights > 0, u, l)),
+        below.value_at(jnp.where(below.weights > 0, l, u)),
+        above.value_at(jnp.where(above.weights > 0, u, l)),
     )
     value, far = jnp.var(Interval(l, u).center, -1), Interval(l, u).radius.max(-1)
     apart = value > far**2

@@ -75,11 +75,9 @@ def _as_floats(operands):
 
 def _within(found: Interval, wide: Interval) -> Interval:
     """Returns ``found`` where ``wide``, the same in floating point, is well within the type; else all integers."""
-    limits, whole = jnp.iinfo(found.dtype), any_integer(found.lower)
+    limits = jnp.iinfo(found.dtype)
     inside = (wide.lower >= 0.99 * limits.min) & (wide.upper <= 0.99 * limits.max)
-    return Interval(
-        jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
-    )
+    return _where(inside, found.lower, found.upper)
 
 
 def convert(x: Interval, *, new_dtype, **params):
@@ -91,10 +89,8 @@ def convert(x: Interval, *, new_dtype, **params):
     if not (jnp.issubdtype(x.dtype, jnp.integer) and jnp.issubdtype(new_dtype, jnp.integer)):
         return found
     back = [end.astype(x.dtype) == old for end, old in zip(ends_of, ends(x), strict=True)]
-    inside, whole = back[0] & back[1] & (found.lower <= found.upper), any_integer(found.lower)
-    return Interval(
-        jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
-    )
+    inside = back[0] & back[1] & (found.lower <= found.upper)
+    return _where(inside, found.lower, found.upper)
 
 
 def product(primitive, bound):
@@ -117,11 +113,8 @@ def _exact_product(primitive, x, y, params):
     found = by_signs(product, x, y)
     sizes = (jnp.maximum(*(abs(jnp.asarray(end, jnp.float32)) for end in ends(z))) for z in (x, y))
     size = primitive.bind(*sizes, **params | {"preferred_element_type": None})
-    whole = any_integer(found.lower)
     inside = size <= 0.99 * jnp.iinfo(found.dtype).max
-    return Interval(
-        jnp.where(inside, found.lower, whole.lower), jnp.where(inside, found.upper, whole.upper)
-    )
+    return _where(inside, found.lower, found.upper)
 
 
 # ---------------------------------------------------------------- division by uncertain values

@@ -33,7 +33,7 @@ class Parts(NamedTuple):
     low: Any
     high: Any
 
-    def at(self, z):
+    def value_at(self, z):
         """Returns the values of all pieces; a term with the coefficient 0 is 0 also at infinite points."""
         square = jnp.where(self.a == 0, 0, self.a * lax.integer_pow(z + self.shift, 2))
         return square + jnp.where(self.b == 0, 0, self.b * z) + self.c
@@ -67,7 +67,7 @@ def _least(parts: Parts, slope=None, sign=1):
     """
     turn = parts.where_slope_is(0 if slope is None else slope[None])
     points = jnp.stack([turn, parts.low, parts.high])
-    values = jax.vmap(parts.at)(points)
+    values = jax.vmap(parts.value_at)(points)
     if slope is not None:
         values = values - slope[None, None] * points
     values = jnp.where(parts.meets[None], sign * values, jnp.inf)
@@ -127,7 +127,7 @@ def _slopes(l, u, breaks, polys, parts: Parts):
         bent = Parts(*(field[curved] for field in parts))
         for z, value in zip((l[None], u[None]), (values[:1], values[-1:]), strict=True):
             # Lines through an end touch at ``z +- sqrt((piece(z) - fn(z)) / a)``.
-            reach = jnp.sqrt(lax.stop_gradient(jnp.maximum((bent.at(z) - value) / bent.a, 0)))
+            reach = jnp.sqrt(lax.stop_gradient(jnp.maximum((bent.value_at(z) - value) / bent.a, 0)))
             touches = [jnp.clip(end, bent.low, bent.high) for end in (z - reach, z + reach)]
             found += map(bent.slope, touches)
     return jnp.concatenate(found), chords[len(points) - 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxbound._bounds.interval import Interval
-from jaxbound._rules.arithmetic import ends, fold, image
+from jaxbound._rules.arithmetic import ends, image
 
 
 def steepest(dtype) -> float:
@@ -58,7 +59,7 @@ def power(x, y, **_):
     """Bounds ``x^y``: on x >= 0 monotone in x for each y and in y for each x; elsewhere defined for integers y only."""
     (xl, xu), inside, pow_of = ends(x), ends(x)[0] >= 0, tame(lax.pow, 0.5)
     values = [pow_of(base, exponent) for base in (xl, xu) for exponent in ends(y)]
-    lower, upper = fold(lax.min, values), fold(lax.max, values)
+    lower, upper = functools.reduce(lax.min, values), functools.reduce(lax.max, values)
     if not isinstance(y, Interval):
         fixed, whole = lax.stop_gradient(y), y == jnp.round(y)
         found = _whole_power(x, fixed, lambda z: pow_of(z, fixed))

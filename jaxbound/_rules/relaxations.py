@@ -205,7 +205,7 @@ def _reduced(planes_of):
 
         def at(plane, constant):
             plane = plane.otherwise(constant.reshape(plane.offset.shape))
-            return lambda z: plane.at(rows.last(z)).reshape(image.shape)
+            return lambda z: plane.value_at(rows.last(z)).reshape(image.shape)
 
         lower, upper = (at(*pair) for pair in found)
         return Relaxation(lower, upper)
@@ -239,7 +239,7 @@ def _cumlogsumexp(x, *, image, choice, axis, reverse):
     ends = (jnp.where(valid, entries(end), -jnp.inf) for end in (x.lower, x.upper))
     below, above = along.log_sum_exp(*ends)
     below, above = below.otherwise(image.lower), above.otherwise(image.upper)
-    return Relaxation(lambda z: below.at(entries(z)), lambda z: above.at(entries(z)))
+    return Relaxation(lambda z: below.value_at(entries(z)), lambda z: above.value_at(entries(z)))
 
 
 # ---------------------------------------------------------------- the table

@@ -6,6 +6,7 @@ On each axis, a read may start anywhere in a range. The least and the greatest e
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -57,16 +58,9 @@ def gather(x, indices, *, dimension_numbers, slice_sizes, **params) -> Interval:
             at = jnp.concatenate([level, jnp.where(jnp.array(last), second, low)], -1)
             sizes = (*[1] * count, *slice_sizes)
             found.append(lax.gather(levels, at, numbers, sizes, mode="clip"))
-        return _folded(of, found)
+        return functools.reduce(of, found)
 
     return Interval(extreme(ends(x)[0], lax.min), extreme(ends(x)[1], lax.max))
-
-
-def _folded(of, values):
-    first, *rest = values
-    for value in rest:
-        first = of(first, value)
-    return first
 
 
 def _doubled(x, of, axes, limits):

@@ -56,16 +56,14 @@ def atan2_image(y, x, **_) -> Interval:
     one_branch = (xl > 0) | (yl > 0) | (yu < 0)
     xl, xu = (jnp.where(one_branch, end, 1) for end in (xl, xu))
     corners = jnp.stack(
-        jnp.broadcast_arrays(*(lax.atan2(*_both(a, b)) for a in (yl, yu) for b in (xl, xu)))
+        jnp.broadcast_arrays(
+            *(lax.atan2(*jnp.broadcast_arrays(a, b)) for a in (yl, yu) for b in (xl, xu))
+        )
     )
     return Interval(
         jnp.where(one_branch, corners.min(0), -math.pi),
         jnp.where(one_branch, corners.max(0), math.pi),
     )
-
-
-def _both(a, b):
-    return jnp.broadcast_arrays(a, b)
 
 
 # ---------------------------------------------------------------- lines

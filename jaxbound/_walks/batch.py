@@ -12,8 +12,6 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-"""Splits work into chunks: decides how much to do at once, for how many examples side by side."""
-
 
 class _Sizes(list[int]):
     """Holds batch sizes: the batching rule appends them while a function is traced. Hashes by identity."""
@@ -52,21 +50,9 @@ def _note(args, axes, *, sizes: _Sizes):
 
 
 _probe_p = Primitive("examples")
-
-
 _probe_p.multiple_results = True
-
-
 _probe_p.def_impl(lambda *_, sizes: [])
-
-
 _probe_p.def_abstract_eval(lambda *_, sizes: [])
-
-
 batching.primitive_batchers[_probe_p] = _note
-
-
 ad.primitive_jvps[_probe_p] = lambda primals, _, sizes: (_probe_p.bind(*primals, sizes=sizes), [])
-
-
 mlir.register_lowering(_probe_p, lambda ctx, *_, sizes: [])

@@ -1,3 +1,5 @@
+"""Splits work into chunks: decides how much to do at once."""
+
 from __future__ import annotations
 
 import math

@@ -69,7 +69,7 @@ class Forward:
         if self.cone(var) is None:
             return self._none(var, lines).offset
         # As the blocks do, whose coefficients belong to it: relaxations on the intervals that are known by now.
-        lines = relax_all(self.graph.before(var), env, self.choices)
+        lines = {**lines, **relax_all(self.graph.before(var), env, self.choices)}
         return self._walk(jnp.arange(0))(var, lines).offset
 
     def linear(self, var: Var, env: Mapping[Var, Any], lines: Lines) -> Affine:

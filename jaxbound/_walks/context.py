@@ -12,7 +12,6 @@ from jaxbound._rules.relaxing import Choices, Lines, relax_all
 from jaxbound._walks.backward import Step, unchanged
 from jaxbound._walks.chunks import rows_at_once
 from jaxbound._walks.columns import Forward
-from jaxbound._walks.operands import nonlinear_before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,5 +51,5 @@ class Context:
 
     def choosing(self, choices: Choices, var: Var) -> Context:
         """Returns the context with other lines before ``var``."""
-        lines = relax_all(nonlinear_before(self.graph, var), self.env, choices)
+        lines = relax_all(self.graph.before(var), self.env, choices)
         return dataclasses.replace(self, choices=choices, lines=lines)

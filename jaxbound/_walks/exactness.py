@@ -2,7 +2,7 @@
 
 An interval is exact per element after at most one summing primitive from a box, as long as no two
 summands share an input. Dense after dense, ``x + conv(x)`` and ``x - mean(x)`` are not exact, nor is
-anything after an lp ball, whose elements depend on each other.
+anything after a set whose elements depend on each other.
 """
 
 from __future__ import annotations

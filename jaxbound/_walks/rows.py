@@ -1,4 +1,4 @@
-"""Bounds a variable by rows that context backward, many at a time."""
+"""Bounds a variable by rows that go backward, many at a time."""
 
 from __future__ import annotations
 
@@ -55,10 +55,9 @@ def from_inputs(context: Context, var: Var) -> Finish:
         step = _looking(context, var, floors) if context.early else context.step
         ends, offset = walk_back(context.graph, rows, offset, context.env, context.lines, step)
         floor = jnp.stack(floors).max(0) if floors else -jnp.inf
-        shapes = [(len(offset), *v.shape) for v in context.regions]
         coeffs = [
-            ends[v] if v in ends else jnp.zeros(s, offset.dtype)
-            for v, s in zip(context.regions, shapes, strict=True)
+            ends[v] if v in ends else jnp.zeros((len(offset), *v.shape), offset.dtype)
+            for v in context.regions
         ]
         return Below(list(context.regions.values()), coeffs, offset, floor)
 
@@ -147,7 +146,7 @@ def apart(kind: Callable[..., Finish], context: Context, var: Var) -> RowEnds:
 
 
 def together(kind: Callable[..., Finish], context: Context, var: Var) -> RowEnds:
-    """Returns a function for both ends by one context: less to compile."""
+    """Returns a function for both ends by one walk: less to compile."""
     finish = kind(context, var)
 
     def ends_of_rows(rows: Rows, offset):
