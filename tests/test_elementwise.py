@@ -222,3 +222,19 @@ def test_other_wrong_arguments():
         jb.register_elementwise(lax.add_p)
     with pytest.raises(TypeError, match=r"primitive is .*expected a jax.extend.core.Primitive"):
         jb.register_elementwise(jnp.tanh)
+
+
+def test_lines_end_where_the_derivative_is_lost():
+    """JAX's slope of ``bessel_i1e`` cancels far out: there, the interval takes over."""
+    p, far = register("i1e"), np.float32(10.0) ** np.arange(1, 9)
+    lower, upper = (np.concatenate([far * a, -far * b]) for a, b in ((0.5, 2), (2, 0.5)))
+    linear = by_numpy(lambda x: jb.linear_bounds(p.bind, x))(jb.Interval(lower, upper))
+    slopes = [np.diag(c).astype(float) for c in (*linear.lower_coeffs, *linear.upper_coeffs)]
+    assert (slopes[0][:2] != 0).all() and (slopes[0][-2:] == 0).all()
+    z = lower + (upper - lower) * np.linspace(0, 1, 50, dtype=np.float32)[:, None]
+    below, above = (
+        c * z + o for c, o in zip(slopes, (linear.lower_offset, linear.upper_offset), strict=True)
+    )
+    value = np.asarray(p.bind(z), float)
+    slack = 1e-5 * abs(value)
+    assert (below <= value + slack).all() and (value - slack <= above).all()

@@ -63,9 +63,8 @@ class Halfspaces(Region):
         """
         rows = jnp.moveaxis(coeffs, axis, -1)
         box, size = self._whole_box(), math.prod(self.within.shape)
-        if (
-            self.taken is not None
-        ):  # the other elements count too: the inequalities tie them to these
+        # The other elements of the whole count too: the inequalities tie them to these.
+        if self.taken is not None:
             whole = jnp.zeros((*rows.shape[:-1], size), rows.dtype)
             rows = whole.at[..., jnp.ravel(self.taken)].add(rows)
         normals = self.normals.reshape(-1, size)
@@ -84,9 +83,8 @@ class Halfspaces(Region):
         lower, upper = self.within.lower, self.within.upper
 
         def left(normal, limit):
-            room = (limit + self.within.support(-normal.ravel())) / jnp.where(
-                normal == 0, 1, normal
-            )
+            room = limit + self.within.support(-normal.ravel())
+            room = room / jnp.where(normal == 0, 1, normal)
             low, high = upper + jnp.minimum(room, 0), lower + jnp.maximum(room, 0)
             low = jnp.where((normal < 0) & jnp.isfinite(low), low, -jnp.inf)
             return low, jnp.where((normal > 0) & jnp.isfinite(high), high, jnp.inf)
@@ -165,11 +163,8 @@ def _solution(box: Interval, normals, limits, row):
     """
     kind, n = jnp.promote_types(row.dtype, jnp.float32), len(row)
     center, radius = (jnp.ravel(x).astype(kind) for x in (box.center, box.radius))
-    A, b, c = (
-        normals.astype(kind) * radius[None],
-        limits - dot(normals, center),
-        row.astype(kind) * radius,
-    )
+    A, b = normals.astype(kind) * radius[None], limits - dot(normals, center)
+    c = row.astype(kind) * radius
     unit, size = _positive(jnp.linalg.norm(A, axis=1)), _positive(jnp.abs(c).max(initial=0))
     A, b, c = A / unit[:, None], b / unit, c / size
     most = jnp.abs(A).sum(1)  # of A u: with a greater limit, an inequality says nothing
@@ -190,12 +185,8 @@ def _solution(box: Interval, normals, limits, row):
         dz = ((mu - z * dw) / w - z).at[2 * n :].set(dy)  # from a small slack, dy is not as exact
         w, z = w + _length(w, dw) * dw, z + _length(z, dz) * dz
         y = z[2 * n :]
-        better = bound(y) < bound(best)
-        return (
-            w,
-            z,
-            (jnp.where(better, y, best), jnp.where(better, (w[:n] - w[n : 2 * n]) / 2, there)),
-        )
+        better, u = bound(y) < bound(best), (w[:n] - w[n : 2 * n]) / 2
+        return w, z, (jnp.where(better, y, best), jnp.where(better, u, there))
 
     ones, nothing = jnp.ones_like(c), jnp.zeros_like(b)
     w = jnp.concatenate([ones, ones, jnp.maximum(b, 1)])

@@ -42,9 +42,8 @@ class Region:
       -0.293
     """
 
-    independent = (
-        False  # whether every element may have any value of its interval, whatever the others have
-    )
+    # Whether every element may have any value of its interval, whatever the others have.
+    independent = False
 
     @property
     def shape(self) -> tuple[int, ...]:

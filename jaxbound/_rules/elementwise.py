@@ -12,7 +12,7 @@ from jax.extend.core import primitives as jp
 from jaxbound._bounds.interval import Interval, concrete, smallest
 from jaxbound._program import activations
 from jaxbound._rules import curves, piecewise, powers, waves
-from jaxbound._rules.one_variable import Elementwise, curved, falling, turning
+from jaxbound._rules.one_variable import Elementwise, curved, falling, turning, within
 
 _convex, _concave, _s_shaped, _turned = curved(1), curved(-1), curved(1, 0.0), curved(-1, 0.0)
 # The positive root of the second derivative of exp(-|z|) I1(z): it is odd, and concave from 0 to there.
@@ -24,7 +24,7 @@ def _soft_sign(fn, l, u, choice, **_):
     """Returns S-shaped lines, but none (NaN) far out, where the squares in the slope leave the number type."""
     # Their inverse may vanish, or they may overflow: in float16 that comes first.
     limit = min((4 * smallest(l.dtype)) ** -0.5, 0.5 * float(jnp.finfo(l.dtype).max) ** 0.5)
-    return _within(limit, l, u, _s_shaped(fn, l, u, choice))
+    return within(limit, l, u, _s_shaped(fn, l, u, choice))
 
 
 def _i1e(fn, l, u, choice, **_):
@@ -34,13 +34,7 @@ def _i1e(fn, l, u, choice, **_):
     its terms is lost. That misplaces where lines touch, which enters squared: from eps^-1/2 on, that is too much.
     """
     limit = float(jnp.finfo(l.dtype).eps) ** -0.5
-    return _within(limit, l, u, _wave_of_i1e(fn, l, u, choice))
-
-
-def _within(limit: float, l, u, lines: curves.Lines) -> curves.Lines:
-    """Returns the lines where both ends are less than ``limit`` away from 0, else NaN."""
-    near = jnp.maximum(jnp.abs(l), jnp.abs(u)) < limit
-    return curves.Lines(*(jnp.where(near, x, jnp.nan) for x in lines))
+    return within(limit, l, u, _wave_of_i1e(fn, l, u, choice))
 
 
 def _exp(fn, l, u, choice, **_):

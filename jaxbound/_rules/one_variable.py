@@ -132,3 +132,9 @@ def curved(first: int, *bends: float) -> Callable[..., curves.Lines]:
         return curves.convex(fn, l, u, choice.between(sides[0], l, u, 0.5 * l + 0.5 * u))
 
     return curved_lines
+
+
+def within(limit: float, l, u, lines: curves.Lines) -> curves.Lines:
+    """Returns the lines where both ends are less than ``limit`` away from 0, else NaN."""
+    near = jnp.maximum(jnp.abs(l), jnp.abs(u)) < limit
+    return curves.Lines(*(jnp.where(near, x, jnp.nan) for x in lines))

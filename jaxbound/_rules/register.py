@@ -21,6 +21,7 @@ from jaxbound._rules.one_variable import (
     elementwise_relaxation,
     point_between,
     turning,
+    within,
 )
 from jaxbound._rules.relaxations import relaxations
 
@@ -126,9 +127,11 @@ def _check_call(fn, primitive, params) -> None:
 
 
 def _record(fn, curvature, bends, kinks, turns, domain) -> Elementwise:
+    """Returns the record of what is said; lines are taken as far out as samples bear out the derivative."""
     lines, kinks_of = None, None
-    if CURVATURES[curvature]:
-        lines = curved(CURVATURES[curvature], *bends)
+    if sign := CURVATURES[curvature]:
+        limit, curves_of = _reach(fn, sign, bends, domain), curved(sign, *bends)
+        lines = lambda fn, l, u, choice, **_: within(limit, l, u, curves_of(fn, l, u, choice))
     elif kinks:
         lines, kinks_of = _straight(fn, kinks, domain), lambda **_: kinks
     inside = point_between(*domain) if np.isfinite(domain).any() else None
@@ -163,27 +166,54 @@ def _intervals(marks: Sequence[float], domain: tuple[float, float]):
     return (np.broadcast_to(end, (7, len(l))) for end in (l, u)), (1 - share) * l + share * u
 
 
+def _sampled(fn, l, z, u, smooth: bool):
+    """Returns the values at all samples, the slope in the middle, and what rounding may make of them."""
+    ends = jax.jit(lambda z: jax.jvp(fn, (z,), (jnp.ones_like(z),)) if smooth else (fn(z), 0 * z))
+    (first, _), (value, slope), (last, _) = (map(np.asarray, ends(x)) for x in (l, z, u))
+    size = np.maximum(np.maximum(abs(first), abs(last)), abs(value))
+    room = 1e3 * np.finfo(z.dtype).eps * (size + abs(slope) * np.maximum(abs(l), abs(u)))
+    return first, value, last, slope, room
+
+
+def _is_bent(sign, l, z, u, first, value, last, slope, room, smooth: bool):
+    """Returns where the chord is not above the value, or an end not above the tangent; below, where sign is -1."""
+    chord = first + (last - first) * ((z - l) / (u - l)) - value
+    tangent = [end - value - slope * (x - z) for end, x in ((first, l), (last, u))]
+    return np.any([sign * gap < -room for gap in (chord, *(tangent if smooth else ()))], 0)
+
+
+def _reach(fn, sign: int, bends, domain) -> float:
+    """Returns how far from 0 the derivative still fits the function: beyond, its terms may cancel."""
+    last = max([abs(z) for z in (*bends, *domain) if math.isfinite(z)], default=0) + 16
+    far = np.float32(10.0) ** np.arange(math.ceil(math.log10(last)), 38)
+    l = np.concatenate([far, -2 * far])
+    u, turned = l + np.tile(far, 2), np.repeat([(-1) ** len(bends), 1], len(far))
+    z = l + (u - l) * np.linspace(0.1, 0.9, 33, dtype=np.float32)[:, None]
+    l, u = (np.broadcast_to(end, z.shape) for end in (l, u))
+    with np.errstate(all="ignore"):  # infinite values say nothing
+        *found, room = _sampled(fn, l, z, u, True)
+        bent = _is_bent(sign * turned, l, z, u, *found, room / 20, True)  # no bend is near
+    wrong = (bent & (l >= domain[0]) & (u <= domain[1])).any(0).reshape(2, -1).any(0)
+    return float(far[wrong.argmax()]) / 10 if wrong.any() else math.inf
+
+
 def _check_samples(fn, primitive, curvature, bends, kinks, turns, domain) -> None:
     """Raises a ValueError where the function at samples, or its derivative, contradicts what is said of it."""
     (l, u), z = _intervals((*bends, *kinks, *turns, *domain), domain)
-    smooth = bool(CURVATURES[curvature])
-    at = jax.jit(lambda z: jax.jvp(fn, (z,), (jnp.ones_like(z),)) if smooth else (fn(z), 0 * z))
-    (first, _), (value, slope), (last, _) = (map(np.asarray, at(x)) for x in (l, z, u))
-    if np.isnan(value).any():
-        raise ValueError(f"domain is {domain}; {primitive} is nan at {z[np.isnan(value)][0]}")
-    within = lambda marks: np.any([(l < mark) & (mark < u) for mark in marks or (math.inf,)], 0)
+    smooth, straight = bool(CURVATURES[curvature]), curvature == "straight"
+    crosses = lambda marks: np.any([(l < mark) & (mark < u) for mark in marks or (math.inf,)], 0)
     with np.errstate(invalid="ignore"):  # infinite ends say nothing
-        size = np.maximum(np.maximum(abs(first), abs(last)), abs(value))
-        room = 1e3 * np.finfo(z.dtype).eps * (size + abs(slope) * np.maximum(abs(l), abs(u)))
+        first, value, last, slope, room = found = _sampled(fn, l, z, u, smooth)
+        if np.isnan(value).any():
+            raise ValueError(f"domain is {domain}; {primitive} is nan at {z[np.isnan(value)][0]}")
         least, most = np.minimum(first, last) - room, np.maximum(first, last) + room
-        turned = ~within(turns) & ((value < least) | (value > most))
-        # How far the chord lies above the value, and both ends above the tangent: turned around where concave.
+        turned = ~crosses(turns) & ((value < least) | (value > most))
+        # Turned around where the function is concave.
         sign = CURVATURES[curvature] * (-1) ** np.sum([l >= bend for bend in bends], 0)
-        chord = first + (last - first) * ((z - l) / (u - l)) - value
-        tangent = [end - value - slope * (x - z) for end, x in ((first, l), (last, u))]
-        bent = np.any([sign * gap < -room for gap in (chord, *(tangent if smooth else ()))], 0)
-        bent |= (curvature == "straight") & (abs(chord) > room)
-    bent &= ~within((*bends, *kinks))
+        bent = _is_bent(sign, l, z, u, *found, smooth)
+        if straight:
+            bent = _is_bent(1, l, z, u, *found, False) | _is_bent(-1, l, z, u, *found, False)
+    bent &= ~crosses((*bends, *kinks))
     shape = f"curvature is {curvature!r}, bends {bends}, kinks {kinks}"
     for said, wrong in ((f"turns is {turns}", turned), (shape, bent)):
         for i in np.argwhere(wrong)[:1].tolist():

@@ -122,6 +122,9 @@ def _reduce_window_max(x, *, image, choice, **window):
     return greatest(windows, (x,), image, choice, windows(jnp.ones_like(x.lower)) > 0)
 
 
+MOST_SORTED = 64  # entries along an axis: every place has a plane of all of them
+
+
 def _sort(x, *others, image, choice, dimension, **params):
     """Returns planes of sorted entries; entries that are sorted by others lie between constants.
 
@@ -129,7 +132,7 @@ def _sort(x, *others, image, choice, dimension, **params):
     least upper, the greatest lower ends, whose planes stay in the interval. An entry that surely comes to a place
     is the only one there that may be the largest, or the least: both planes are the entry itself.
     """
-    if others:
+    if others or x.shape[dimension] > MOST_SORTED:
         return constant_relaxation(choices.sort(x, *others, dimension=dimension, **params))
     entries, _ = along.prefixes(x.shape, dimension, False)
     place = jnp.arange(x.shape[dimension])
