@@ -192,7 +192,8 @@ def _reach(fn, sign: int, bends, domain) -> float:
     l, u = (np.broadcast_to(end, z.shape) for end in (l, u))
     with np.errstate(all="ignore"):  # infinite values say nothing
         *found, room = _sampled(fn, l, z, u, True)
-        bent = _is_bent(sign * turned, l, z, u, *found, room / 20, True)  # no bend is near
+        room = room / 20 + np.finfo(z.dtype).tiny  # no bend is near
+        bent = _is_bent(sign * turned, l, z, u, *found, room, True)
     wrong = (bent & (l >= domain[0]) & (u <= domain[1])).any(0).reshape(2, -1).any(0)
     return float(far[wrong.argmax()]) / 10 if wrong.any() else math.inf
 
