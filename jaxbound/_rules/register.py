@@ -184,16 +184,16 @@ def _is_bent(sign, l, z, u, first, value, last, slope, room, smooth: bool):
 
 def _reach(fn, sign: int, bends, domain) -> float:
     """Returns how far from 0 the derivative still fits the function: beyond, its terms may cancel."""
-    last = max([abs(z) for z in (*bends, *domain) if math.isfinite(z)], default=0) + 16
-    far = np.float32(10.0) ** np.arange(math.ceil(math.log10(last)), 38)
+    near = max([abs(z) for z in (*bends, *domain) if math.isfinite(z)], default=0) + 16
+    far = (10.0 ** np.arange(math.ceil(math.log10(near)), 38)).astype(np.float32)
     l = np.concatenate([far, -2 * far])
     u, turned = l + np.tile(far, 2), np.repeat([(-1) ** len(bends), 1], len(far))
     z = l + (u - l) * np.linspace(0.1, 0.9, 33, dtype=np.float32)[:, None]
     l, u = (np.broadcast_to(end, z.shape) for end in (l, u))
     with np.errstate(all="ignore"):  # infinite values say nothing
-        *found, room = _sampled(fn, l, z, u, True)
+        first, value, last, slope, room = _sampled(fn, l, z, u, True)
         room = room / 20 + np.finfo(z.dtype).tiny  # no bend is near
-        bent = _is_bent(sign * turned, l, z, u, *found, room, True)
+        bent = _is_bent(sign * turned, l, z, u, first, value, last, slope, room, True)
     wrong = (bent & (l >= domain[0]) & (u <= domain[1])).any(0).reshape(2, -1).any(0)
     return float(far[wrong.argmax()]) / 10 if wrong.any() else math.inf
 
