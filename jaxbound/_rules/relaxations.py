@@ -39,9 +39,9 @@ def register_relaxation(primitive):
     The rule ``rule(*operands, image, choice, **params) -> Relaxation`` gets the operands (`Interval` where
     uncertain, arrays where known), the interval of the value (of several, of the first), and a `Choice`. Its
     functions take the uncertain operands and must satisfy ``lower(*x) <= primitive(*x) <= upper(*x)``, also where
-    a line lies anywhere between two that ``choice.between(side, first, last, usual)`` names: such lines can be optimised.
-    A primitive that only has an interval rule is bounded by its interval. Functions that are not affine raise
-    a ValueError where a method meets them.
+    a line lies anywhere between two that ``choice.between(side, first, last, usual)`` names: such lines can be
+    optimised. A primitive that only has an interval rule is bounded by its interval. Functions that are not affine
+    raise a ValueError where a method meets them.
 
     Example:
       >>> import jax, jaxbound as jb
