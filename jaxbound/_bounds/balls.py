@@ -53,10 +53,6 @@ class LpBall(Region):
         return jnp.result_type(self.center)
 
     @property
-    def independent(self) -> bool:
-        return self.p == jnp.inf
-
-    @property
     def box(self) -> Interval:
         lower, upper = self.center - self.radius, self.center + self.radius
         if self.clip is None:

@@ -182,6 +182,8 @@ def _constrain(region: Region, model: Model, before: int, size: int) -> None:
 
 @_constrain.register
 def _(region: LpBall, model: Model, before: int, size: int) -> None:
+    if region.p == jnp.inf:  # its box says it all
+        return
     if region.p != 1:
         raise ValueError(f"an LpBall has p={region.p}; expected an Interval, or p of 1 or inf")
     # x - center = a - b, and the sum of all a, b >= 0 is at most the radius.
