@@ -21,7 +21,7 @@ from jaxbound._rules.relaxations import relaxations
 OF_ONE = """where or not|clip|hard silu|five pieces|leaky_relu -0.5|elu 1|softplus|arctan|arcsinh|erf|erfc|sin|cos|tan
 arcsin|arctanh|erf_inv|arccosh|cosh|log cosh|entr|x log x|lgamma|digamma|gelu|gelu tanh|silu|soft_sign|mish|exp|expm1
 sinh|log|log1p|sqrt|cbrt|x * x|ramp|ceil|round|reduce_precision|copy|name|where ==|where finite
-relu|tanh|sigmoid|abs|x ** 3|x ** -2|x ** 2.5|reciprocal|rsqrt"""
+relu|tanh|sigmoid|abs|i1e|x ** 3|x ** -2|x ** 2.5|reciprocal|rsqrt"""
 OF_ARRAYS = """written at an index|integers by uncertain|maximum, gradient|any, all, one of two|dot with itself|cumprod
 layer norm|sort|signs|log_softmax, logsumexp|glu|max, min at|max_pool, transposed|bits counted|total order|powers
 conv of a known image|global maximum|cumsum|cumlogsumexp|cummax|tile|dynamic_slice|set, known
