@@ -126,7 +126,7 @@ def bounds(breaks, polys, l, u):
     params = {"breaks": breaks, "polys": polys}
     choices = [Choice(kind) for kind in KINDS[:3]]
     choices.append(Choice("adaptive", {"lower": 0.3 + 0 * l, "upper": 0.6 + 0 * l}))
-    image = piecewise.image(jb.Interval(l, u), **params)
+    image = piecewise.image(fn, jb.Interval(l, u), **params)
     return image, [piecewise.lines(fn, l, u, choice, **params) for choice in choices]
 
 
@@ -159,7 +159,7 @@ def test_images_and_lines(params, dtype):
 def test_infinite_ends():
     hat = {"breaks": (-1.0, 0.0, 1.0), "polys": ((0.0, 0.0, 0.0), (0.0, 1.0, 1.0), (0.0, -1.0, 1.0), (0.0, 0.0, 0.0))}  # fmt: skip
     l, u = jnp.array([-jnp.inf, 0.5, -jnp.inf]), jnp.array([jnp.inf, jnp.inf, -2.0])
-    found = piecewise.image(jb.Interval(l, u), **hat)
+    found = piecewise.image(None, jb.Interval(l, u), **hat)
     np.testing.assert_array_equal([found.lower, found.upper], [[0, 0, 0], [1, 0.5, 0]])
     sides = jb.ibp(lambda z: z * (1 + z), jb.Interval(l, u))
     assert (sides.upper == jnp.inf).all() and sides.lower[1] == 0.75
