@@ -26,7 +26,7 @@ def seeds(inputs: dict[Var, Region], directions) -> dict[Var, Affine]:
     start, found = 0, {}
     for var in inputs:
         coeffs = jax.nn.one_hot(directions - start, var.size, dtype=var.dtype)
-        found[var] = _linear(coeffs.reshape(-1, *var.shape))
+        found[var] = _linear(coeffs.reshape(len(directions), *var.shape))
         start += var.size
     return found
 
@@ -55,8 +55,15 @@ class Forward:
         # Up to so many elements of the inputs, all coefficients of all variables are kept.
         kept = self._at_once(graph) * (1 if chunk_size else KEPT_CHUNKS)
         self.whole = self.total <= kept
-        self._all, self._none = (self._walk(jnp.arange(n)) for n in (self.total, 0))
         self.cone = functools.cache(functools.partial(cone, graph))
+
+    @functools.cached_property
+    def _all(self) -> Callable[[Var, Lines], Affine]:
+        return self._walk(jnp.arange(self.total))
+
+    @functools.cached_property
+    def _none(self) -> Callable[[Var, Lines], Affine]:
+        return self._walk(jnp.arange(0))
 
     def _at_once(self, graph: Graph) -> int:
         return self.chunk_size or rows_at_once(graph, self.examples)
