@@ -143,7 +143,7 @@ def halfspaces(box: Interval, normals, limits) -> Halfspaces:
       >>> box = jb.linf_ball(jnp.zeros(3), 1.0)
       >>> region = jb.halfspaces(box, jnp.ones((1, 3)), jnp.array([0.5]))  # the sum is at most 0.5
       >>> round(jb.crown(lambda x: x[0] + 2 * x[1] + 3 * x[2], region).upper.item(), 3)
-      4.5
+      3.0
       >>> jb.crown(lambda x: x[0] + 2 * x[1] + 3 * x[2], box).upper.item()
       6.0
 
