@@ -36,7 +36,7 @@ def ibp(fn, *args, intermediates=None, chunk_size=None):
     """Bounds by intervals (IBP): ``lower <= fn(x) <= upper`` for all x in the arguments' regions.
 
     The affine equations after the last non-linear one are bounded as one map, and so are those
-    from an `LpBall` to the first non-linear one.
+    from a set whose elements depend on each other (an `LpBall`) to the first non-linear one.
 
     Args:
       fn: function of one example (a batch is `jax.vmap`); normalisation is part of it.

@@ -130,9 +130,8 @@ def interval_output(context: Context, var: Var) -> Interval:
 
 def forward_output(context: Context, var: Var) -> Interval:
     """Bounds the output by forward linear bounds; a small last affine block by those before it, as one map."""
-    if affine_ends(context.graph, var) != [var] and var.size <= max(
-        v.size for v in affine_ends(context.graph, var)
-    ):
+    ends = affine_ends(context.graph, var)
+    if ends != [var] and var.size <= max(v.size for v in ends):
         return _within(context, var, concretized(by_rows(through_linear_bounds, context, var), var))
     return _within(context, var, ordered(context.forward.interval(var, context.env, context.lines)))
 

@@ -82,11 +82,11 @@ def monotone(
     primitive,
     operands: Sequence[int] | None = None,
     falls: Sequence[int] = (),
-    wraps: bool = False,
+    guard: Callable[[Any], Any] = lambda bound: bound,
 ) -> IntervalRule:
     """Returns the interval rule of a primitive that never increases in the operands ``falls``, nor decreases in others.
 
-    The ends of its image are its values at the operands' ends; if it ``wraps``, these may leave an integer type.
+    The ends of its image are its values at the operands' ends; a ``guard`` heeds those that leave an integer type.
     """
 
     def monotone_image(*xs, **params):
@@ -96,8 +96,7 @@ def monotone(
             return list(map(Interval, lower, upper))
         return Interval(lower, upper)
 
-    bound = integers.unless_it_wraps(monotone_image) if wraps else monotone_image
-    return IntervalRule(bound, operands, exact=True)
+    return IntervalRule(guard(monotone_image), operands, exact=True)
 
 
 def elementwise_rule(primitive, record: Elementwise) -> IntervalRule:

@@ -122,19 +122,19 @@ def _declare(
     operands: Sequence[int] | None = None,
     *,
     falls: Sequence[int] = (),
-    wraps: bool = False,
+    guard: Callable[[Any], Any] = lambda bound: bound,
     **record: Any,
 ) -> None:
     """Declares primitives that are jointly affine in ``operands``; their interval rule follows from ``falls``."""
     for p in primitives:
         linear_rules[p] = LinearRule(_among(operands), **record)
-        interval_rules[p] = monotone(p, operands, falls, wraps)
+        interval_rules[p] = monotone(p, operands, falls, guard)
 
 
 _declare((jp.copy_p, jp.name_p), keeps="place")
-_declare((jp.neg_p,), keeps="place", falls=(0,), wraps=True)
-_declare((jp.add_p,), keeps="place", sums="operands", wraps=True)
-_declare((jp.sub_p,), keeps="place", sums="operands", falls=(1,), wraps=True)
+_declare((jp.neg_p,), keeps="place", falls=(0,), guard=integers.unless_it_wraps)
+_declare((jp.add_p,), keeps="place", sums="operands", guard=integers.unless_it_wraps)
+_declare((jp.sub_p,), keeps="place", sums="operands", falls=(1,), guard=integers.unless_it_wraps)
 _declare((jp.add_jaxvals_p,), keeps="place", sums="operands")
 _declare((jp.reshape_p, jp.squeeze_p), keeps="order")
 _declare((jp.broadcast_in_dim_p,), (0,), keeps="order")
@@ -143,10 +143,12 @@ _declare((jp.pad_p,), copies=(1,))
 _declare((jp.dynamic_slice_p,), (0,))
 _declare((jp.dynamic_update_slice_p,), (0, 1))
 _declare((jp.scatter_p,), (0, 2), copies=(0, 2))
-_declare((jp.scatter_add_p,), (0, 2), sums="elements")
-_sum = interval_rules[jp.scatter_add_p]
-interval_rules[jp.scatter_add_p] = _sum._replace(bound=integers.scattered_sum(_sum.bound))
-_declare((jp.reduce_sum_p, jp.cumsum_p, jp.reduce_window_sum_p), sums="elements", wraps=True)
+_declare((jp.scatter_add_p,), (0, 2), sums="elements", guard=integers.scattered_sum)
+_declare(
+    (jp.reduce_sum_p, jp.cumsum_p, jp.reduce_window_sum_p),
+    sums="elements",
+    guard=integers.unless_it_wraps,
+)
 # The sign of a known factor decides, or which element it is: they have interval rules of their own.
 linear_rules |= {
     jp.convert_element_type_p: LinearRule(_among(None), keeps="place"),

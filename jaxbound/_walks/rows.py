@@ -94,11 +94,11 @@ def through_linear_bounds(context: Context, var: Var) -> Finish:
         end: context.forward.linear(end, context.env, context.lines)
         for end in affine_ends(context.graph, var)
     }
-    sizes = [v.size for v in context.regions]
-    starts = [sum(sizes[:i]) for i in range(1, len(sizes))]
+    lengths = [v.size for v in context.regions]
+    starts = [sum(lengths[:i]) for i in range(1, len(lengths))]
 
     def finish(rows: Rows, offset) -> Below:
-        total = jnp.zeros((len(offset), sum(sizes)), offset.dtype)
+        total = jnp.zeros((len(offset), sum(lengths)), offset.dtype)
         for end, coeffs in rows.items():
             flat = coeffs.reshape(len(offset), -1)
             low, high = (c.reshape(c.shape[0], -1).T for c in ends_of(affine[end].coeffs))
