@@ -66,6 +66,10 @@ class LpBall(Region):
             return found
         return jnp.fmin(found, _clipped(self, self.clip, coeffs, axis))
 
+    @property
+    def point(self):
+        return self.center
+
     def part(self, take) -> LpBall:
         clip = None if self.clip is None else self.clip.part(take)
         return dataclasses.replace(self, center=take(self.center), clip=clip)

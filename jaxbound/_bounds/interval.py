@@ -45,6 +45,14 @@ class Interval(Region):
     def box(self) -> Interval:
         return self
 
+    @property
+    def point(self):
+        # The middle, or as near to it as numbers are finite.
+        middle = self.center
+        most = jnp.finfo(self.dtype).max
+        ends = [jnp.clip(end, -most, most) for end in (self.lower, self.upper)]
+        return jnp.where(jnp.isfinite(middle), middle, jnp.clip(0, *ends))
+
     def support(self, coeffs, axis: int = -1):
         return weigh(coeffs, self.upper, self.lower, axis)
 
@@ -133,14 +141,18 @@ def intersect(bounds, *others):
             raise ValueError(
                 f"expected an Interval of shape {one.shape}, as the first; got {two!r}"
             )
-        # The comparisons are strict: where ends are equal, the gradient is that of the first.
-        lower = jnp.where(two.lower > one.lower, two.lower, one.lower)
-        upper = jnp.where(two.upper < one.upper, two.upper, one.upper)
-        return ordered(Interval(lower, upper))
+        return ordered(common(one, two))
 
     for other in others:
         bounds = jax.tree.map(of_two, bounds, other, is_leaf=lambda x: isinstance(x, Interval))
     return bounds
+
+
+def common(one: Interval, two: Interval) -> Interval:
+    """Returns the higher lower and the lower upper ends, which rounding may have crossed."""
+    # The comparisons are strict: where ends are equal, the gradient is that of the first.
+    lower = jnp.where(two.lower > one.lower, two.lower, one.lower)
+    return Interval(lower, jnp.where(two.upper < one.upper, two.upper, one.upper))
 
 
 def supersede(interval: Interval, other: Interval) -> Interval:
@@ -155,6 +167,13 @@ def ordered(interval: Interval) -> Interval:
     lower, upper = interval.lower, interval.upper
     crossed = lower > upper
     return Interval(jnp.where(crossed, upper, lower), jnp.where(crossed, lower, upper))
+
+
+def around(interval: Interval, value) -> Interval:
+    """Moves ends that rounding has carried past a value that is attained; NaN moves none."""
+    value = jax.lax.stop_gradient(value)
+    lower = jnp.where(value < interval.lower, value, interval.lower)
+    return Interval(lower, jnp.where(value > interval.upper, value, interval.upper))
 
 
 def check_ends(interval: Interval, name: str) -> None:

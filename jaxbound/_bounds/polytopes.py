@@ -42,6 +42,10 @@ class Polytope(Region):
     def box(self) -> Interval:
         return Interval(self.vertices.min(0), self.vertices.max(0))
 
+    @property
+    def point(self):
+        return self.vertices[0]
+
     def support(self, coeffs, axis: int = -1):
         return self.supported(self.shares(coeffs, axis))
 

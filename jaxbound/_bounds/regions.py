@@ -58,6 +58,11 @@ class Region:
         """Returns an `Interval` that contains the set, the smallest that is known."""
         raise NotImplementedError
 
+    @property
+    def point(self) -> Any:
+        """Returns an array of the set, or None if none is at hand: then both ends of a bound cost as much as one."""
+        return None
+
     def support(self, coeffs, axis: int = -1) -> Any:
         """Returns ``max <coeffs, x>`` over the set, or an upper bound; coeffs hold the elements of x along ``axis``."""
         raise NotImplementedError

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxbound._bounds.regions import is_region
@@ -24,10 +25,19 @@ def cut(value, window: Window | None, shape, place):
         return value.part(functools.partial(cut, window=window, shape=shape, place=place))
     if window is None:
         return value
-    for axis, span in enumerate(window):
-        if span.axis is not None:
-            at = jnp.clip(first(span, place) + jnp.arange(span.size), 0, value.shape[axis] - 1)
-            value = jnp.take(value, at, axis, mode="clip")
+    moving = [axis for axis, span in enumerate(window) if span.axis is not None]
+    if moving:
+        grid = [window[axis].size for axis in moving]
+        places = []
+        for i, axis in enumerate(moving):
+            start = jnp.asarray(first(window[axis], place), jnp.int32)
+            steps = lax.broadcasted_iota(jnp.int32, (*grid, 1), i)
+            places.append(lax.clamp(np.int32(0), start + steps, np.int32(value.shape[axis] - 1)))
+        rest = tuple(axis for axis in range(len(window)) if axis not in moving)
+        numbers = lax.GatherDimensionNumbers(rest, tuple(moving), tuple(moving))
+        sizes_of = [1 if axis in moving else n for axis, n in enumerate(value.shape)]
+        indices = lax.concatenate(places, len(grid))
+        value = lax.gather(value, indices, numbers, sizes_of, mode="promise_in_bounds")
     return jnp.reshape(value, shape)
 
 

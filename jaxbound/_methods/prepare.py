@@ -181,6 +181,18 @@ def intervals_of(graph: Graph, intermediates: dict[str, Interval] | None) -> dic
     return given
 
 
+def attained(context: Context) -> Mapping[Var, Any] | None:
+    """Returns the values of all variables at a point of the regions; None if no point is known."""
+    points = {var: region.point for var, region in context.regions.items()}
+    if any(point is None for point in points.values()):
+        return None
+    values = {**context.env, **points}
+    for eqn in context.graph.equations:
+        if eqn.moving:
+            values.update(eqn.evaluate(values))
+    return values
+
+
 def outputs(context: Context, of: Callable[[Var], Any], known: Callable[[Any], Any]) -> Any:
     """Applies ``of`` to uncertain outputs and ``known`` to the others; returns the tree of the function's value."""
     found = [

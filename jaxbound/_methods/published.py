@@ -10,8 +10,8 @@ from typing import Any
 
 import optax
 
-from jaxbound._bounds.interval import Interval, cast
-from jaxbound._methods.prepare import Options, outputs, precision, prepare
+from jaxbound._bounds.interval import Interval, around, cast, ordered
+from jaxbound._methods.prepare import Options, attained, outputs, precision, prepare
 from jaxbound._methods.recipes import CROWN, CROWN_IBP, CROWN_LBP, IBP, LBP, Recipe, optimising
 from jaxbound._program.graph import Var
 from jaxbound._walks.alphas import Search, to_unit_interval
@@ -24,10 +24,16 @@ def _bound(recipe: Recipe, fn, args, options: Options) -> Any:
     """Bounds ``fn`` by the recipe of a method."""
     with precision():
         context = prepare(recipe, fn, args, options)
+        # Ends are put in order by a value between them, so that neither looks at the other. Intervals know both ends;
+        # a value that is attained may lie off given intervals.
+        apart = recipe.relaxes and not options.intermediates
+        values = attained(context) if apart else None
 
         def of(var: Var) -> Interval:
-            found = recipe.output(context, var) if var.is_float else context.env[var]
-            return cast(found, var.dtype)
+            if not var.is_float:
+                return context.env[var]
+            found = cast(recipe.output(context, var), var.dtype)
+            return ordered(found) if values is None else around(found, values[var])
 
         return outputs(context, of, lambda value: Interval(value, value))
 

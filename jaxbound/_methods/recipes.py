@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbound._bounds.interval import Interval, intersect, ordered, outward, supersede
+from jaxbound._bounds.interval import Interval, common, intersect, outward, supersede
 from jaxbound._program.graph import Var
 from jaxbound._rules.elementwise import ELEMENTWISE, is_partial
 from jaxbound._rules.linear_rules import linear_operands
@@ -51,7 +51,7 @@ def _dependent(context: Context, ends: list[Var]) -> bool:
 
 def forward(context: Context, var: Var) -> Interval:
     """Bounds an operand by forward linear bounds."""
-    return _update(context, var, ordered(context.forward.interval(var, context.env, context.lines)))
+    return _update(context, var, context.forward.interval(var, context.env, context.lines))
 
 
 def backward(ends: Callable[..., RowEnds]) -> Callable[[Context, Var], Interval]:
@@ -104,6 +104,9 @@ def undecided(context: Context, var: Var) -> Any:
 
 
 # ---------------------------------------------------------------- ways to bound the output
+#
+# The two ends that these return do not look at each other, so that a caller who reads one of them pays for one.
+# Rounding may have crossed them.
 
 
 def _elided(context: Context, var: Var) -> bool:
@@ -133,7 +136,7 @@ def forward_output(context: Context, var: Var) -> Interval:
     ends = affine_ends(context.graph, var)
     if ends != [var] and var.size <= max(v.size for v in ends):
         return _within(context, var, concretized(by_rows(through_linear_bounds, context, var), var))
-    return _within(context, var, ordered(context.forward.interval(var, context.env, context.lines)))
+    return _within(context, var, context.forward.interval(var, context.env, context.lines))
 
 
 def backward_output(ends: Callable[..., RowEnds]) -> Callable[[Context, Var], Interval]:
@@ -151,8 +154,8 @@ def _within(context: Context, var: Var, found: Interval) -> Interval:
     A published method does so only for the value of a non-linear equation: a probability is at most 1.
     """
     if not context.published:
-        return intersect(found, interval_output(context, var))
-    return intersect(found, context.env[var]) if affine_ends(context.graph, var) == [var] else found
+        return common(found, interval_output(context, var))
+    return common(found, context.env[var]) if affine_ends(context.graph, var) == [var] else found
 
 
 class Recipe(NamedTuple):

@@ -182,13 +182,17 @@ def _by_taps(rows, kernel, window: Window):
 
     def walk(row):
         taken = lax.dot_general(row, kernel, (last, ((), ())), precision=window.precision)
+        reach = [(n - 1) * spread // stride for n, spread, stride in zip(size, window.spread, window.strides, strict=True)]
+        room = [(r, max(0, n - m), 0) for r, n, m in zip(reach, counts, places, strict=True)]
+        edges = [*room, *[(0, 0, 0)] * (kernel.ndim - 1)]
+        taken = lax.pad(taken, jnp.zeros((), row.dtype), edges)
         sums: dict[tuple[int, ...], Any] = {}
         for tap in itertools.product(*map(range, size)):
-            reach = [t * spread for t, spread in zip(tap, window.spread, strict=True)]
-            quotient, rest = zip(*map(divmod, reach, window.strides), strict=True)
-            edges = [(q, n - m - q, 0) for q, n, m in zip(quotient, counts, places, strict=True)]
-            piece = taken[(slice(None),) * len(size) + tap]
-            moved = lax.pad(piece, jnp.zeros((), row.dtype), [*edges, (0, 0, 0)])
+            moves = [t * spread for t, spread in zip(tap, window.spread, strict=True)]
+            quotient, rest = zip(*map(divmod, moves, window.strides), strict=True)
+            # Position n of the sums takes position n - quotient of the product.
+            there = [slice(r - q, r - q + n) for r, q, n in zip(reach, quotient, counts, strict=True)]
+            moved = taken[(*there, *tap)]
             sums[rest] = sums[rest] + moved if rest in sums else moved
         return _interleave(sums, window, jnp.zeros((*counts, fan_in), row.dtype))
 

@@ -117,7 +117,7 @@ def one_kink(fn: Function, l, u, kink, left, right, choice: Choice, side="lower"
     unstable = (l < kink) & (u > kink)
     stable = jnp.where(l >= kink, right, left)
     kink = _near(kink, l, u)  # last: where a distance of 1 rounds to 0, it lands on an end
-    slope = chord(fn, jnp.where(unstable, l, kink - 1), jnp.where(unstable, u, kink + 1))
+    slope = _slope(fn, jnp.where(unstable, l, kink - 1), jnp.where(unstable, u, kink + 1))
     slope = jnp.clip(slope, jnp.minimum(left, right), jnp.maximum(left, right))
     if choice.kind == "parallel":
         corner = slope

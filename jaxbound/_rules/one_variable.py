@@ -100,13 +100,14 @@ def elementwise_relaxation(
     bounded = curves.all_finite(*ends, image.lower, image.upper)
     l, u = (jnp.where(bounded, end, inside) for end in ends)
     found = record.lines(fn, l, u, choice, *known, **params)
+    found = curves.Lines(*map(once, found))
     bounded &= curves.all_finite(*found)
     for slope in (found.lower_slope, found.upper_slope):
         bounded &= jnp.abs(slope) < powers.steepest(x.dtype)
+    bounded = once(bounded.astype(x.dtype)) > 0
     slopes = [jnp.where(bounded, slope, 0) for slope in (found.lower_slope, found.upper_slope)]
     low = jnp.where(bounded, found.lower_intercept, image.lower)
     high = jnp.where(bounded, found.upper_intercept, image.upper)
-    slopes, low, high = [once(slope) for slope in slopes], once(low), once(high)
     return Relaxation(lambda z: slopes[0] * z + low, lambda z: slopes[1] * z + high)
 
 

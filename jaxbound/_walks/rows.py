@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbound._bounds.interval import Interval, ordered, outward
+from jaxbound._bounds.interval import Interval, outward
 from jaxbound._bounds.linear import LinearBounds
 from jaxbound._bounds.numerics import once, weigh
 from jaxbound._bounds.regions import Region
@@ -223,8 +223,8 @@ def by_windows(context: Context, var: Var, row_ends=apart) -> Bounder:
 
 
 def concretized(bounder: Bounder, var: Var) -> Interval:
-    """Returns the interval of ``var`` by all of its rows."""
-    return ordered(outward(*(end.reshape(var.shape) for end in bounder.every())))
+    """Returns the interval of ``var`` by all of its rows; rounding may cross its ends."""
+    return outward(*(end.reshape(var.shape) for end in bounder.every()))
 
 
 def _usable(below: Below) -> tuple[tuple[Any, ...], Any]:

@@ -70,7 +70,7 @@ def bounded(program: Program, args, calls, dtype: str, how: str):
 
     def every(*args):
         found = {name: bound(program, *args) for name, (bound, _) in calls.items()}
-        return found, magnitude(program, *jax.tree.map(near, args))
+        return found, magnitude(program, *near(args))
 
     with precision(dtype):
         args = jax.tree.map(lambda x: jnp.asarray(x, dtype), args)

@@ -81,10 +81,19 @@ def draw_clip(d: Draw, center):
     return jb.Interval(np.minimum(ends[0], center), np.maximum(ends[1], center))
 
 
-def near(end):
-    """The end, or where it is infinite, a number that is far out."""
-    xp = jnp if isinstance(end, jax.Array) else np
-    return xp.where(xp.isinf(end), xp.clip(end, -FAR, FAR), end)
+def near(args):
+    """The same regions with numbers far out in place of infinite ends."""
+
+    def nearer(region):
+        if not isinstance(region, jb.Interval):
+            return region
+        xp = jnp if isinstance(region.lower, jax.Array) else np
+        ends = region.lower, region.upper
+        finite = [xp.where(xp.isinf(end), 0, end) for end in ends]
+        far = FAR + 2 * sum(map(abs, finite))
+        return jb.Interval(*(xp.where(xp.isinf(end), xp.sign(end) * far, end) for end in ends))
+
+    return jax.tree.map(nearer, args, is_leaf=lambda x: isinstance(x, jb.Interval))
 
 
 def clipped(points, clip: jb.Interval | None, xp=np):
@@ -126,7 +135,8 @@ def draw_points(seed: int, args, count=96):
             chosen = joint[:, start : start + math.prod(shape)].reshape(-1, *shape)
             parts[1 : 1 + len(chosen)] = chosen
             start += math.prod(shape)
-            lower, upper = (near(np.asarray(e, float))[:, None] for e in (arg.lower, arg.upper))
+            wide = near(jax.tree.map(lambda end: np.asarray(end, float)[:, None], arg))
+            lower, upper = wide.lower, wide.upper
             points.append(np.clip(lower + parts * (upper - lower), lower, upper))
         else:
             points.append(arg.astype(float))
@@ -136,8 +146,8 @@ def draw_points(seed: int, args, count=96):
 def vertex(region, slope):
     """The point of a region where the linear function of a slope is largest, or one near it."""
     if isinstance(region, jb.Interval):
-        lower, upper = map(near, (region.lower, region.upper))
-        return jnp.where(slope > 0, upper, lower)
+        wide = near(region)
+        return jnp.where(slope > 0, wide.upper, wide.lower)
     if region.p == 1:
         largest = jnp.argmax(jnp.abs(slope).ravel())
         way = nn.one_hot(largest, slope.size).reshape(slope.shape) * jnp.sign(slope)
