@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxbound._bounds.interval import Interval
 from jaxbound._rules import curves
+from jaxbound._rules.powers import ratio
 
 
 class Rows(NamedTuple):
@@ -102,7 +103,7 @@ def log_sum_exp(l, u) -> tuple[Plane, Plane]:
     least = jax.nn.logsumexp(l, -1, keepdims=True)
     lift, apart = jnp.maximum(u - least, 0), u > l
     added = lift + jnp.log1p(jnp.exp(-jnp.abs(u - least)) - jnp.exp(l - least - lift))
-    chords = jnp.where(apart, added / jnp.where(apart, u - l, 1), jnp.exp(l - least))
+    chords = jnp.where(apart, ratio(added, jnp.where(apart, u - l, 1)), jnp.exp(l - least))
     by_entry = _through(l, jnp.where(bounded, chords, 0), least[..., 0])
     by_entry = _unless_flat(by_entry, apart & (added > eps))
     lower = by_entry.value_at(_finite(center)) < level[..., 0]
