@@ -56,6 +56,8 @@ INTEGERS = {
     "scattered sum": lambda x: jnp.full(6, 100, jnp.int8).at[np.array([0, 2, 2])].add(whole(10 * x)[:, 0].astype(jnp.int8)),
     "sum of windows": lambda x: lax.reduce_window(whole(40 * x).astype(jnp.int8), np.int8(0), lax.add, (2, 1), (1, 1), "VALID"),
     "scattered product": lambda x: whole(x).at[np.array([0, 2, 2])].multiply(whole(2 * x)),
+    # The least integer has no absolute value: the upper end was the other one's.
+    "absolute value": lambda x: jnp.abs(jnp.clip(whole(100 * x), -128, 24).astype(jnp.int8)),
     "division by -1": lambda x: lax.div(whole(x) * np.int32(2**30), np.int32(-1)),
     "power of a number": lambda x: jnp.float32(2) ** whole(x),
 }  # fmt: skip

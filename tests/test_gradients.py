@@ -112,3 +112,12 @@ def test_every_rule_has_a_case():
     tables = (interval_rules, linear_rules, relaxations)
     without = {jp.scatter_mul_p, jp.nextafter_p}  # JAX does not differentiate them
     assert {str(p) for table in tables for p in table.keys() - seen - without} == set()
+
+
+def test_chords_of_almost_no_width():
+    """The square of the width underflowed: the gradient of a chord's slope was NaN."""
+    region = jb.Interval(*np.array([[-1e-30], [2e-30]], "float32"))
+    fns = (jax.nn.relu, jnp.exp, jnp.tanh, lambda x: jnp.maximum(x, -0.5 * x), jax.nn.hard_tanh)
+    total = lambda r: sum((b := jb.crown(fn, r)).upper.sum() - b.lower.sum() for fn in fns)
+    found = jax.jit(jax.grad(total))(region)
+    assert np.isfinite([found.lower, found.upper]).all()

@@ -145,6 +145,15 @@ def test_a_maximum_of_wide_values():
         np.testing.assert_allclose([bounds.lower, bounds.upper], [0, 5e37], rtol=1e-6)
 
 
+def test_the_least_number_is_no_mask():
+    """Entries at it did not count for a softmax, whose second value was 1 for sure."""
+    least = -np.finfo("float32").max
+    region = jb.Interval(*np.array([[least] * 3, [least, 0.99 * least, least]], "float32"))
+    for bounds in jax.jit(lambda r: [m(jax.nn.softmax, r) for m in WALKS])(region):
+        np.testing.assert_allclose(bounds.lower, [0, 1 / 3, 0], rtol=1e-5)
+        np.testing.assert_allclose(bounds.upper, [1 / 3, 1, 1 / 3], rtol=1e-5)
+
+
 def test_lines_of_half_precision():
     """Where ``1 + |x|`` squared overflows, the line above was a chord; where x - 1 is x, the kink was misplaced."""
     found = jb.linear_bounds(jax.nn.soft_sign, jb.Interval(*np.array([0, 732.5], "float16")))

@@ -173,13 +173,16 @@ def image(fn: Callable[..., Any], x: Interval, *turns) -> Interval:
     return Interval(functools.reduce(lax.min, values), functools.reduce(lax.max, values))
 
 
+def absolute(x: Interval) -> Interval:
+    """Returns the exact image of the absolute value; of integers, if all have one."""
+    return image(jnp.abs, x, 0.0)
+
+
 def modulus(x, y, **_) -> Interval:
     """Bounds ``sqrt(x^2 + y^2)``, which grows with the sizes of both."""
-    (xl, xu), (yl, yu) = (
-        (size.lower, size.upper)
-        for size in (image(jnp.abs, Interval(*ends(z)), 0.0) for z in (x, y))
-    )
-    return Interval(lax.abs(lax.complex(xl, yl)), lax.abs(lax.complex(xu, yu)))
+    x, y = (absolute(Interval(*ends(z))) for z in (x, y))
+    size = lambda x, y: lax.abs(lax.complex(x, y))
+    return Interval(size(x.lower, y.lower), size(x.upper, y.upper))
 
 
 def equal(x, y, **_):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxbound._bounds.interval import Interval
 from jaxbound._rules import curves
+from jaxbound._rules.powers import ratio
 
 
 class Rows(NamedTuple):
@@ -102,7 +103,7 @@ def log_sum_exp(l, u) -> tuple[Plane, Plane]:
     least = jax.nn.logsumexp(l, -1, keepdims=True)
     lift, apart = jnp.maximum(u - least, 0), u > l
     added = lift + jnp.log1p(jnp.exp(-jnp.abs(u - least)) - jnp.exp(l - least - lift))
-    chords = jnp.where(apart, added / jnp.where(apart, u - l, 1), jnp.exp(l - least))
+    chords = jnp.where(apart, ratio(added, jnp.where(apart, u - l, 1)), jnp.exp(l - least))
     by_entry = _through(l, jnp.where(bounded, chords, 0), least[..., 0])
     by_entry = _unless_flat(by_entry, apart & (added > eps))
     lower = by_entry.value_at(_finite(center)) < level[..., 0]
@@ -163,13 +164,16 @@ def prefixes(shape: tuple[int, ...], axis: int, reverse: bool):
 
 
 def differences(l, u):
-    """Returns the ends of ``z_j - z_i`` as ``[..., i, j]``: exactly 0 if ``i = j``, -inf for j that do not count."""
-    same = jnp.eye(l.shape[-1], dtype=bool)
-    absent = (u <= -jnp.finfo(u.dtype).max)[..., None, :]
+    """Returns the ends of ``z_j - z_i`` as ``[..., i, j]``: exactly 0 if ``i = j``, -inf for j that do not count.
+
+    Only -inf does not count: the least number of a type is a value like any other.
+    """
+    same, most = jnp.eye(l.shape[-1], dtype=bool), jnp.finfo(l.dtype).max
     found = (l[..., None, :] - u[..., :, None], u[..., None, :] - l[..., :, None])
-    most = jnp.finfo(l.dtype).max
-    found = (jnp.where(same, 0, jnp.minimum(end, most)) for end in found)
-    return tuple(jnp.where(absent, -jnp.inf, end) for end in found)
+    unbounded, absent = ((end == -jnp.inf)[..., None, :] for end in (l, u))
+    lower, upper = (jnp.minimum(end, most) for end in found)
+    ends = (jnp.where(same, 0, end) for end in (jnp.where(unbounded, -jnp.inf, lower), upper))
+    return tuple(jnp.where(absent, -jnp.inf, end) for end in ends)
 
 
 def log_softmax(l, u) -> tuple[Plane, Plane]:

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxbound._rules.powers import ratio
+
 
 class Lines(NamedTuple):
     """Holds lines: ``lower_slope * z + lower_intercept <= f(z) <= upper_slope * z + upper_intercept`` on [l, u]."""
@@ -72,7 +74,7 @@ def chord(fn: Function, l, u):
     """Returns the slope of the line through both ends, or of the tangent where they coincide."""
     apart = u > l
     width = jnp.where(apart, u - l, 1)
-    return jnp.where(apart, (fn(u) - fn(l)) / width, derivative(fn)(l))
+    return jnp.where(apart, ratio(fn(u) - fn(l), width), derivative(fn)(l))
 
 
 def _intercepts(fn: Function, lower_slope, upper_slope, points: Sequence[Any]) -> Lines:
@@ -167,7 +169,7 @@ def two_kinks(fn: Function, l, u, low, high, outer, choice: Choice) -> Lines:
 def _slope(fn: Function, a, b):
     """Returns the slope of the chord from a to b where b > a; 1 elsewhere."""
     apart = b > a
-    return jnp.where(apart, (fn(b) - fn(a)) / jnp.where(apart, b - a, 1), 1.0)
+    return jnp.where(apart, ratio(fn(b) - fn(a), jnp.where(apart, b - a, 1)), 1.0)
 
 
 # ---------------------------------------------------------------- smooth

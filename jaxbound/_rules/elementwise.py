@@ -155,11 +155,6 @@ ELEMENTWISE: dict[Any, Elementwise] = {
     activations.entr: Elementwise(_concave, turning(math.exp(-1)), inside=0.5),
     activations.xlogx: Elementwise(_convex, turning(math.exp(-1)), inside=0.5),
     # Made of straight pieces.
-    jp.abs_p: Elementwise(
-        lambda fn, l, u, choice, **_: curves.one_kink(fn, l, u, 0.0, -1.0, 1.0, choice),
-        turning(0.0),
-        kinks=lambda: (0.0,),
-    ),
     activations.leaky_relu: Elementwise(
         lambda fn, l, u, choice, a: curves.one_kink(fn, l, u, 0.0, a, 1.0, choice),
         turning(0.0),
@@ -174,6 +169,11 @@ ELEMENTWISE: dict[Any, Elementwise] = {
         piecewise.lines, piecewise.image, kinks=lambda *, breaks, polys: breaks
     ),
     # Of several uncertain operands, or of integers that may wrap around: their interval rules are in that table.
+    jp.abs_p: Elementwise(
+        lambda fn, l, u, choice, **_: curves.one_kink(fn, l, u, 0.0, -1.0, 1.0, choice),
+        None,
+        kinks=lambda: (0.0,),
+    ),
     jp.max_p: Elementwise(
         lambda fn, l, u, choice, c: curves.one_kink(fn, l, u, c, 0.0, 1.0, choice),
         None,

@@ -125,6 +125,7 @@ interval_rules |= {
     jp.reduce_and_p: IntervalRule(integers.logical(jp.reduce_and_p)),
     jp.reduce_or_p: IntervalRule(integers.logical(jp.reduce_or_p)),
     jp.convert_element_type_p: IntervalRule(integers.convert, exact=True),
+    jp.abs_p: IntervalRule(integers.unless_it_wraps(arithmetic.absolute), (0,), exact=True),
     jp.mul_p: IntervalRule(integers.unless_it_wraps(arithmetic.mul), exact=True),
     jp.div_p: IntervalRule(integers.quotient(arithmetic.div), exact=True),
     jp.rem_p: IntervalRule(integers.remainder(arithmetic.rem)),

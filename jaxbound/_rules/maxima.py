@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxbound._bounds.interval import Interval
 from jaxbound._rules import curves
 from jaxbound._rules.planes import Relaxation
+from jaxbound._rules.powers import ratio
 
 
 def _level(u, inverse, otherwise):
@@ -101,7 +102,7 @@ def _below(choice: curves.Choice, candidates: Sequence[Any], offset):
 
 def _weights(u, width, open_, known, gamma):
     """Returns the weights of the plane above at the level ``gamma``."""
-    weights = jnp.where(open_, jnp.clip((u - gamma) / width, 0, 1), 0)
+    weights = jnp.where(open_, jnp.clip(ratio(u - gamma, width), 0, 1), 0)
     # Entries of a known value may have any weight: they share what is left of 1.
     rest = jnp.clip(1 - weights.sum(-1, keepdims=True), 0, 1)
     return jnp.where(known, rest / jnp.maximum(known.sum(-1, keepdims=True), 1), weights)

@@ -17,6 +17,7 @@ from jax import lax
 from jaxbound._bounds.interval import Interval
 from jaxbound._program.activations import about_vertex, straight_pieces
 from jaxbound._rules.curves import Choice, Lines
+from jaxbound._rules.powers import ratio
 
 
 class Parts(NamedTuple):
@@ -119,7 +120,7 @@ def _slopes(l, u, breaks, polys, parts: Parts):
     first, last = np.transpose(list(itertools.combinations(range(len(points)), 2)))
     apart = points[last] > points[first]
     width = jnp.where(apart, points[last] - points[first], 1)
-    chords = jnp.where(apart, (values[last] - values[first]) / width, 0)
+    chords = jnp.where(apart, ratio(values[last] - values[first], width), 0)
     center = jnp.clip((0.5 * l + 0.5 * u)[None], parts.low, parts.high)
     found = [parts.slope(center), chords]
     curved = np.array([i for i, (a, _, _) in enumerate(polys) if a], int)

@@ -19,6 +19,19 @@ def steepest(dtype) -> float:
     return min(1e18, float(jnp.finfo(dtype).max))
 
 
+@jax.custom_jvp
+def ratio(rise, width):
+    """Returns ``rise / width``, with finite derivatives also where the square of the width underflows."""
+    return rise / width
+
+
+@ratio.defjvp
+def _(primals, tangents):
+    (rise, width), (d_rise, d_width) = primals, tangents
+    found, limit = ratio(rise, width), steepest(width.dtype)
+    return found, (d_rise - found * d_width) * jnp.minimum(1 / width, limit)
+
+
 def tame(fn: Callable[..., Any], inside: float) -> Callable[..., Any]:
     """Returns ``fn(z, *known)`` with finite derivatives also where it is infinitely steep.
 
