@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _weigh(coeffs, positive, negative, axis: int):
-    end = jnp.where(coeffs > 0, positive, jnp.where(coeffs < 0, negative, 0))
-    return (coeffs * end).sum(axis)
-
-
-@_weigh.defjvp
-def _weigh_tangent(axis: int, primals, tangents):
-    """Leaves out the infinite ends: with them, 0 inf = NaN would spoil the gradients of the others."""
-    finite = [jnp.where(jnp.isfinite(end), end, 0) for end in primals[1:]]
-    move = lambda coeffs, *ends: jnp.where(coeffs > 0, coeffs * ends[0], coeffs * ends[1]).sum(axis)
-    return _weigh(*primals, axis), jax.jvp(move, (primals[0], *finite), tangents)[1]
-
-
 def weigh(coeffs, positive, negative, axis: int = -1):
     """Returns ``sum max(coeffs, 0) positive + min(coeffs, 0) negative`` along ``axis``, with ``0 inf = 0``."""
     ends = [along(values, coeffs.ndim, axis) for values in (positive, negative)]
-    return _weigh(coeffs, *ends, axis)
+    finite = [jnp.where(jnp.isfinite(end), end, 0) for end in ends]
+    found = jnp.where(coeffs > 0, coeffs * finite[0], coeffs * finite[1]).sum(axis)
+    # Infinite ends are added without a gradient: 0 inf = NaN would spoil the gradient of the others.
+    size, beyond = lax.stop_gradient((coeffs, [a - b for a, b in zip(ends, finite, strict=True)]))
+    beyond = jnp.where(size > 0, beyond[0], jnp.where(size < 0, -beyond[1], 0))
+    return found + beyond.sum(axis)
 
 
 def along(values, ndim: int, axis: int):
