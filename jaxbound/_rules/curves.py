@@ -289,3 +289,7 @@ def _least(fn: Function, slope, low, high):
     low, high = jnp.minimum(low, high), jnp.maximum(low, high)
     p, q = bisect(lambda z: slope_at(z) >= slope, low, high)
     return fn(p) - slope * p + jnp.minimum(slope_at(p) - slope, 0) * (q - p)
+
+
+def where(condition, first: Lines, second: Lines) -> Lines:
+    return Lines(*(jnp.where(condition, a, b) for a, b in zip(first, second, strict=True)))

@@ -15,8 +15,11 @@ from jax import lax
 from jax.extend.core import primitives as jp
 
 from jaxbound._bounds.interval import Interval
+from jaxbound._program import searches
 from jaxbound._rules.arithmetic import ends
-from jaxbound._rules.planes import Relaxation
+from jaxbound._rules.interval_rules import IntervalRule, interval_rules
+from jaxbound._rules.linear_rules import LinearRule, among, linear_rules
+from jaxbound._rules.relaxations import Relaxation, relaxations
 
 
 def _starts(x, indices, dimension_numbers, slice_sizes):
@@ -129,3 +132,12 @@ def gather_lines(x, indices: Interval, *, image, choice, **params) -> Relaxation
         return line
 
     return Relaxation(at(image.lower), at(image.upper))
+
+
+interval_rules |= {
+    jp.gather_p: IntervalRule(gather, exact=True),
+    searches.search: IntervalRule(search),
+    searches.interpolation: IntervalRule(interpolation, (0,)),
+}
+linear_rules[jp.gather_p] = LinearRule(among((0,)), copies=(0,))
+relaxations[jp.gather_p] = gather_lines
