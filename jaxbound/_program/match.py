@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jax.core import Tracer
 from jax.extend.core import primitives as jp
 
-from jaxbound._program.graph import Atom, Constant, Graph, Var
+from jaxbound._program.graph import Atom, Constant, Equation, Graph, Var
+
+Producer = Mapping[Any, Equation]  # by output
 
 
 def match(pattern: Graph, out: Var, producer) -> tuple[Atom, ...] | None:

@@ -71,7 +71,10 @@ _transposed_p = Primitive("transposed_convolution")
 
 
 def _rows_cotangent(cotangent, rows, kernel, *, window: Window):
-    return _convolve(window, cotangent, kernel)
+    return lax.conv_general_dilated(
+        cotangent, kernel, window.strides, window.padding, window.dilation, window.spread,
+        dimension_numbers=_channels_last(rows.ndim), feature_group_count=window.groups, precision=window.precision,
+    )  # fmt: skip
 
 
 def _kernel_cotangent(cotangent, rows, kernel, *, window: Window):
@@ -117,13 +120,6 @@ def _merge_examples(args, axes, *, window: Window):
 def _transposed_abstract(rows, kernel, *, window: Window):
     groups = window.groups
     return ShapedArray((rows.shape[0], *window.size, kernel.shape[-2] * groups), rows.dtype)
-
-
-def _convolve(window: Window, x, kernel):
-    return lax.conv_general_dilated(
-        x, kernel, window.strides, window.padding, window.dilation, window.spread,
-        dimension_numbers=_channels_last(x.ndim), feature_group_count=window.groups, precision=window.precision,
-    )  # fmt: skip
 
 
 def _walk(rows, kernel, *, window: Window):
