@@ -18,8 +18,7 @@ Producer = Mapping[Any, Equation]  # by output
 def match(pattern: Graph, out: Var, producer) -> tuple[Atom, ...] | None:
     """Returns the inputs with which the pattern computes ``out``; None if it does not."""
     bound: dict[Var, Atom] = {}
-    made = {o: e for e in pattern.equations for o in e.outputs}
-    if not unify(pattern.outputs[0], out, bound, made, producer):
+    if not unify(pattern.outputs[0], out, bound, pattern.producer, producer):
         return None
     return tuple(bound[v] for v in pattern.inputs)
 

@@ -38,7 +38,7 @@ def limit_normalised(graph: Graph) -> Graph:
 
     Divisions are treated as products with an inverse, and stay divisions where no limit is found.
     """
-    producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
+    producer = dict(graph.producer)
     found: list[Equation] = []
     for eqn in graph.equations:
         if eqn.primitive is not jp.div_p or not eqn.inputs[1].uncertain:

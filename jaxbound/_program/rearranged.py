@@ -33,7 +33,7 @@ UNDOES = {
 
 def rearranged(graph: Graph) -> Graph:
     """Replaces every match, and drops pairs of transposes that cancel; returns the graph itself if there is none."""
-    producer: dict[Any, Equation] = {out: eqn for eqn in graph.equations for out in eqn.outputs}
+    producer = dict(graph.producer)
     found, changed, same = [], False, {}
     for eqn in graph.equations:
         if same:

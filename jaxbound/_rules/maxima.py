@@ -18,7 +18,6 @@ from jaxbound._program import activations
 from jaxbound._program.rewrites import mirrored
 from jaxbound._rules import curves
 from jaxbound._rules.arithmetic import ends
-from jaxbound._rules.curves import Choice
 from jaxbound._rules.elementwise import declare_elementwise
 from jaxbound._rules.interval_rules import IntervalRule, interval_rules, monotone
 from jaxbound._rules.one_variable import Elementwise, elementwise_relaxation
@@ -110,7 +109,7 @@ def greatest(
     windows: Callable[..., Any],
     operands: Sequence[Interval],
     image,
-    choice: Choice,
+    choice: curves.Choice,
     valid: Any = True,
 ) -> Relaxation:
     """Returns planes of ``max(windows(*x), -1)`` for a linear ``windows``; entries that are not ``valid`` do not count.
@@ -171,7 +170,7 @@ def _contenders(windows: Callable[..., Any], operands: Sequence[Interval], valid
     return l, u, jnp.where(bounded[..., None], most, 0), wins, bounded
 
 
-def _below(choice: Choice, candidates: Sequence[Any], offset):
+def _below(choice: curves.Choice, candidates: Sequence[Any], offset):
     """Returns weights and offset of the plane below, by the alpha: at 0, at 1/2 and at 1 one of three candidates.
 
     They are the entry of the largest lower end, that of the largest centre, and the even weights with their
