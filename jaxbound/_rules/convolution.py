@@ -73,7 +73,7 @@ _transposed_p = Primitive("transposed_convolution")
 def _rows_cotangent(cotangent, rows, kernel, *, window: Window):
     return lax.conv_general_dilated(
         cotangent, kernel, window.strides, window.padding, window.dilation, window.spread,
-        dimension_numbers=_channels_last(rows.ndim), feature_group_count=window.groups, precision=window.precision,
+        dimension_numbers=_channels_last(cotangent.ndim), feature_group_count=window.groups, precision=window.precision,
     )  # fmt: skip
 
 
