@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -35,6 +36,24 @@ def once(x):
     if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
         return x
     return x / jnp.where(jnp.isnan(x), 0, 1).astype(jnp.result_type(x))
+
+
+def steepest(dtype) -> float:
+    """Returns the number that stands for an infinite slope in gradients: unlike infinity, times 0 it is 0."""
+    return min(1e18, float(jnp.finfo(dtype).max))
+
+
+@jax.custom_jvp
+def ratio(rise, width):
+    """Returns ``rise / width``, with finite derivatives also where the square of the width underflows."""
+    return rise / width
+
+
+@ratio.defjvp
+def _ratio_tangent(primals, tangents):
+    (rise, width), (d_rise, d_width) = primals, tangents
+    found, limit = ratio(rise, width), steepest(width.dtype)
+    return found, (d_rise - found * d_width) * jnp.minimum(1 / width, limit)
 
 
 def concrete(x) -> np.ndarray | None:

@@ -115,6 +115,11 @@ def _check_chunk_size(chunk_size) -> None:
         raise ValueError(f"chunk_size is {chunk_size!r}; expected a positive integer or None")
 
 
+def _check_known(name: str, names: Mapping[str, Var], argument: str) -> None:
+    if name not in names:
+        raise ValueError(f"{argument} has {name!r}; expected among {', '.join(map(repr, names))}")
+
+
 def _choices(graph: Graph, relaxation) -> Choices:
     """Returns which lines relaxations take: a kind, or the alphas of free lines by name."""
     if not isinstance(relaxation, dict):
@@ -122,10 +127,7 @@ def _choices(graph: Graph, relaxation) -> Choices:
         return Choices(relaxation)
     names, alphas = lines_of(graph), {}
     for name, sides in relaxation.items():
-        if name not in names:
-            raise ValueError(
-                f"relaxation has {name!r}; expected among {', '.join(map(repr, names))}"
-            )
+        _check_known(name, names, "relaxation")
         var = names[name]
         if not isinstance(sides, dict):
             raise TypeError(
@@ -154,8 +156,7 @@ def _capacities(graph: Graph, capacity) -> Callable[[Var], int | None]:
     names = names_of(graph)
     limits = capacity if isinstance(capacity, dict) else dict.fromkeys(names, capacity)
     for name, limit in limits.items():
-        if name not in names:
-            raise ValueError(f"capacity has {name!r}; expected among {', '.join(map(repr, names))}")
+        _check_known(name, names, "capacity")
         if limit is not None and not (isinstance(limit, int) and limit > 0):
             raise ValueError(
                 f"capacity is {limit!r} for {name!r}; expected a positive integer or None"
@@ -168,10 +169,7 @@ def intervals_of(graph: Graph, intermediates: dict[str, Interval] | None) -> dic
     names = names_of(graph)
     given = {}
     for name, interval in (intermediates or {}).items():
-        if name not in names:
-            raise ValueError(
-                f"intermediates has {name!r}; expected among {', '.join(map(repr, names))}"
-            )
+        _check_known(name, names, "intermediates")
         check_ends(interval, f"intermediates[{name!r}]")
         if interval.shape != names[name].shape:
             raise ValueError(

@@ -8,16 +8,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import optax
-
 from jaxbound._bounds.interval import Interval, around, cast, ordered
 from jaxbound._methods.prepare import Options, attained, outputs, precision, prepare
 from jaxbound._methods.recipes import CROWN, CROWN_IBP, CROWN_LBP, IBP, LBP, Recipe, optimising
 from jaxbound._program.graph import Var
-from jaxbound._walks.alphas import Search, to_unit_interval
-
-# Finds alphas in [0, 1]: Adam, its rate 0.25 falling by 3 % a step.
-OPTIMIZER = optax.adam(optax.exponential_decay(0.25, 1, 0.97))
 
 
 def _bound(recipe: Recipe, fn, args, options: Options) -> Any:
@@ -245,21 +239,8 @@ def alpha_crown(
 
     References: Xu et al., arXiv 2011.13824.
     """
-    recipe = _alpha_crown(steps, optimizer, optimize_intermediates)
+    recipe = optimising(steps, optimizer, optimize_intermediates)
     return _bound(recipe, fn, args, Options(relaxation, intermediates, chunk_size, capacity, early))
-
-
-def _alpha_crown(steps=20, optimizer=None, optimize_intermediates=False) -> Recipe:
-    """Checks the options that `alpha_crown` has alone; returns its recipe."""
-    if not (isinstance(steps, int) and steps >= 0):
-        raise ValueError(f"steps is {steps!r}; expected an integer >= 0")
-    optimizer = OPTIMIZER if optimizer is None else optimizer
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            f"optimizer is {optimizer!r}; expected an optax gradient transformation, such as optax.adam(0.1)"
-        )
-    search = Search(steps, optimizer, to_unit_interval)
-    return optimising(search, inside=optimize_intermediates)
 
 
 # The recipe of each method; a function of those options that the others do not have.
@@ -269,7 +250,7 @@ RECIPES: dict[Callable[..., Any], Callable[..., Recipe]] = {
     crown_ibp: lambda: CROWN_IBP,
     crown_lbp: lambda: CROWN_LBP,
     crown: lambda: CROWN,
-    alpha_crown: _alpha_crown,
+    alpha_crown: optimising,
 }
 
 

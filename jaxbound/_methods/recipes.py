@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxbound._bounds.interval import Interval, common, intersect, outward, supersede
 from jaxbound._program.graph import Var
 from jaxbound._rules.elementwise import ELEMENTWISE, is_partial
 from jaxbound._rules.linear_rules import linear_operands
 from jaxbound._rules.relaxing import relax
-from jaxbound._walks.alphas import Search, best_start, optimised
+from jaxbound._walks.alphas import Search, best_start, optimised, to_unit_interval
 from jaxbound._walks.context import Context
 from jaxbound._walks.exactness import LOOSE, exactness
 from jaxbound._walks.intervals import interval_step
@@ -168,10 +169,25 @@ class Recipe(NamedTuple):
     relaxes: bool = True  # whether either looks at relaxations
 
 
-def optimising(search: Search, inside: bool) -> Recipe:
-    """Returns alpha-CROWN: each row of the output has its own lines, optimised; if ``inside``, of operands too."""
-    best = functools.partial(optimised, search)
-    operand = backward(best if inside else best_start)
+# Finds alphas in [0, 1]: Adam, its rate 0.25 falling by 3 % a step.
+OPTIMIZER = optax.adam(optax.exponential_decay(0.25, 1, 0.97))
+
+
+def optimising(steps=20, optimizer=None, optimize_intermediates=False) -> Recipe:
+    """Returns alpha-CROWN: each row of the output has its own lines, optimised; if asked, of operands too.
+
+    Raises:
+      ValueError, TypeError: an option is not valid.
+    """
+    if not (isinstance(steps, int) and steps >= 0):
+        raise ValueError(f"steps is {steps!r}; expected an integer >= 0")
+    optimizer = OPTIMIZER if optimizer is None else optimizer
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"optimizer is {optimizer!r}; expected an optax gradient transformation, such as optax.adam(0.1)"
+        )
+    best = functools.partial(optimised, Search(steps, optimizer, to_unit_interval))
+    operand = backward(best if optimize_intermediates else best_start)
     return Recipe("alpha_crown", operand, backward_output(best), None)
 
 

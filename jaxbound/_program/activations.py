@@ -181,20 +181,27 @@ logsumexp = _maskable(
 )
 
 
-def _mean(x, axes, keepdims):
+def _expanded_mean(x, axes):
     """Returns the mean of x by the equations of `jnp.mean` in another order: it keeps axes after the division."""
-    return jnp.expand_dims(x.mean(axes), axes) if keepdims else x.mean(axes)
+    return jnp.expand_dims(x.mean(axes), axes)
 
 
+# Squared deviations from the mean, by the ways to write the mean.
+_SQUARES = tuple(
+    lambda x, axes, mean=mean: lax.integer_pow(x - mean(x, axes), 2)
+    for mean in (
+        _expanded_mean,
+        lambda x, axes: x.mean(axes, keepdims=True),
+        lambda x, axes: x.mean(axes) if len(axes) == x.ndim else _expanded_mean(x, axes),
+    )
+)
 variance = Activation(
     "variance",
     (
         lambda x, axes, keepdims: jnp.var(x, axes, keepdims=keepdims),
-        lambda x, axes, keepdims: lax.integer_pow(x - _mean(x, axes, True), 2).mean(
-            axes, keepdims=keepdims
-        ),
-        lambda x, axes, keepdims: lax.integer_pow(x - x.mean(axes, keepdims=True), 2).mean(
-            axes, keepdims=keepdims
+        *(
+            lambda x, axes, keepdims, of=of: of(x, axes).mean(axes, keepdims=keepdims)
+            for of in _SQUARES[:2]
         ),
         # As Flax computes it by default.
         lambda x, axes, keepdims: jnp.maximum(
@@ -206,19 +213,10 @@ variance = Activation(
     reduces=True,
     options=({"keepdims": False}, {"keepdims": True}),
 )
-
-
 # The sum of squared deviations from the mean: the variance times the number of elements.
 deviations = Activation(
     "deviations",
-    tuple(
-        lambda x, axes, of=of: lax.integer_pow(x - of(x, axes), 2).sum(axes)
-        for of in (
-            lambda x, axes: x.mean(axes, keepdims=True),
-            lambda x, axes: _mean(x, axes, True),
-            lambda x, axes: x.mean(axes) if len(axes) == x.ndim else _mean(x, axes, True),
-        )
-    ),
+    tuple(lambda x, axes, of=of: of(x, axes).sum(axes) for of in _SQUARES),
     reduces=True,
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -97,6 +98,11 @@ class Graph:
     equations: tuple[Equation, ...]
     outputs: tuple[Atom, ...]
     out_tree: Any
+
+    @functools.cached_property
+    def producer(self) -> Mapping[Any, Equation]:
+        """Returns the equation that computes each value."""
+        return {out: eqn for eqn in self.equations for out in eqn.outputs}
 
     def evaluate(self, *args):
         """Returns the function's value at ``args`` (arrays in place of uncertain leaves)."""

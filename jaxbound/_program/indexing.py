@@ -68,7 +68,7 @@ def _gather(site: Site, atoms: Sequence[Atom], *, slice_sizes, mode, fill_value,
         if mode is not DROP:
             return found
         limits = [x.shape[axis] - slice_sizes[axis] for axis in numbers.start_index_map]
-        inside = _inside(indices, np.array(limits)).all(-1)
+        inside = _inside(indices, limits).all(-1)
         inside = jnp.expand_dims(inside, numbers.offset_dims)
         fill = jnp.full_like(found, fill_value)
         return jnp.where(jnp.broadcast_to(inside, found.shape), found, fill)
@@ -78,14 +78,18 @@ def _gather(site: Site, atoms: Sequence[Atom], *, slice_sizes, mode, fill_value,
 
 def _inside(indices, limits):
     """Tells where ``0 <= indices <= limits``, for indices of any integer type."""
-    most = np.minimum(limits, jnp.iinfo(indices.dtype).max).astype(indices.dtype)
-    return (indices >= 0) & (indices <= jnp.broadcast_to(most, indices.shape))
+    return (indices >= 0) & (indices <= _most(limits, indices))
 
 
-def _clamped(start, limit: int):
-    """Returns a start clamped to ``[0, limit]``, as XLA does, as a 32-bit integer."""
-    most = min(limit, jnp.iinfo(start.dtype).max)
-    return lax.clamp(jnp.zeros_like(start), start, jnp.full_like(start, most)).astype(jnp.int32)
+def clamped(start, limits):
+    """Returns starts clamped to ``[0, limits]``, as XLA does, as 32-bit integers."""
+    return lax.clamp(jnp.zeros_like(start), start, _most(limits, start)).astype(jnp.int32)
+
+
+def _most(limits, like):
+    """Returns limits as numbers of an integer type, which may be too small for them."""
+    most = min(jnp.iinfo(like.dtype).max, np.iinfo(np.int64).max)
+    return jnp.broadcast_to(np.minimum(limits, most).astype(like.dtype), like.shape)
 
 
 def _dynamic_slice(site: Site, atoms: Sequence[Atom], *, slice_sizes, **_):
@@ -98,7 +102,7 @@ def _dynamic_slice(site: Site, atoms: Sequence[Atom], *, slice_sizes, **_):
         first = [jnp.zeros_like(s) if i in free else s for i, s in enumerate(starts)]
         sizes = [x.shape[i] if i in free else n for i, n in enumerate(slice_sizes)]
         x = lax.dynamic_slice(x, first, sizes)
-        index = jnp.stack([_clamped(starts[i], x.shape[i] - slice_sizes[i]) for i in free])
+        index = jnp.stack([clamped(starts[i], x.shape[i] - slice_sizes[i]) for i in free])
         numbers = lax.GatherDimensionNumbers(tuple(range(x.ndim)), (), tuple(free))
         return lax.gather(x, index, numbers, slice_sizes, mode=CLIP)
 
@@ -132,7 +136,7 @@ def _dynamic_update_slice(site: Site, atoms: Sequence[Atom], **_):
             return x
         sizes = zip(x.shape, update.shape, strict=True)
         moved, here = _moved(
-            x, update, [_clamped(s, n - m) for s, (n, m) in zip(starts, sizes, strict=True)]
+            x, update, [clamped(s, n - m) for s, (n, m) in zip(starts, sizes, strict=True)]
         )
         return jnp.where(here, moved, x)
 
@@ -223,8 +227,8 @@ def _one_by_one(x, indices, updates, *, combine, numbers, mode):
         for start, axis in zip(indices[point], numbers.scatter_dims_to_operand_dims, strict=True):
             limit = x.shape[axis] - update.shape[axis]
             if mode is DROP:
-                inside &= _inside(start, np.array(limit))
-            starts[axis] = _clamped(start, limit)
+                inside &= _inside(start, limit)
+            starts[axis] = clamped(start, limit)
         moved, here = _moved(x, update, starts)
         x = jnp.where(here & jnp.broadcast_to(inside, x.shape), combine(x, moved), x)
     return x

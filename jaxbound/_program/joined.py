@@ -16,10 +16,8 @@ from jax.extend.core import primitives as jp
 
 from jaxbound._program import activations
 from jaxbound._program.graph import Constant, Equation, Var
-from jaxbound._program.match import number
+from jaxbound._program.match import Producer, number
 from jaxbound._program.pieces import AFFINE, IDENTITY, OPERATIONS, Pieces, Unfit, constant
-
-Producer = Mapping[Any, Equation]
 
 MOST = 24  # equations that are joined, at most
 

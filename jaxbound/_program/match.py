@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jax.core import Tracer
 from jax.extend.core import primitives as jp
 
-from jaxbound._program.graph import Atom, Constant, Graph, Var
+from jaxbound._program.graph import Atom, Constant, Equation, Graph, Var
+
+Producer = Mapping[Any, Equation]  # by output
 
 
 def match(pattern: Graph, out: Var, producer) -> tuple[Atom, ...] | None:
     """Returns the inputs with which the pattern computes ``out``; None if it does not."""
     bound: dict[Var, Atom] = {}
-    made = {o: e for e in pattern.equations for o in e.outputs}
-    if not unify(pattern.outputs[0], out, bound, made, producer):
+    if not unify(pattern.outputs[0], out, bound, pattern.producer, producer):
         return None
     return tuple(bound[v] for v in pattern.inputs)
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +18,7 @@ from jax.extend.core import primitives as jp
 
 from jaxbound._program import activations
 from jaxbound._program.graph import Atom, Constant, Equation, Graph, Var, shape_of
-from jaxbound._program.match import number
-
-Producer = Mapping[Any, Equation]
+from jaxbound._program.match import Producer, number
 
 # Primitives that rearrange elements, as functions of NumPy arrays; `_places` broadcasts what they return.
 MOVES = {
@@ -41,7 +38,7 @@ def limit_normalised(graph: Graph) -> Graph:
 
     Divisions are treated as products with an inverse, and stay divisions where no limit is found.
     """
-    producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
+    producer = dict(graph.producer)
     found: list[Equation] = []
     for eqn in graph.equations:
         if eqn.primitive is not jp.div_p or not eqn.inputs[1].uncertain:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
 from jaxbound._program import activations
-from jaxbound._program.graph import Atom, Equation, Graph, Var, shape_of
+from jaxbound._program.graph import Atom, Equation, Graph, Var
 from jaxbound._program.inline import aval, flatten
 from jaxbound._program.match import match, number
 from jaxbound._program.normalisation import MOVES, agree, groups_of, reduction
@@ -33,7 +33,7 @@ UNDOES = {
 
 def rearranged(graph: Graph) -> Graph:
     """Replaces every match, and drops pairs of transposes that cancel; returns the graph itself if there is none."""
-    producer: dict[Any, Equation] = {out: eqn for eqn in graph.equations for out in eqn.outputs}
+    producer = dict(graph.producer)
     found, changed, same = [], False, {}
     for eqn in graph.equations:
         if same:
@@ -74,32 +74,21 @@ def _ending(equations: list[Equation], eqn: Equation) -> list[Equation]:
 # ---------------------------------------------------------------- a softmax
 
 
-@functools.cache
-def _quotient(dtype) -> Graph:
-    number = jax.ShapeDtypeStruct((), dtype)
-    return flatten(lambda x, y: x / y, [number] * 2, [True] * 2)
-
-
 def _softmax(eqn: Equation, producer) -> list[Equation] | None:
     """Returns ``e / sum(e)`` as a softmax, where e is an exponential, rearranged in the numerator; else None."""
-    (out, *_), quotient = eqn.outputs, None
-    if out.is_float and len(eqn.moving) > 1:
-        pattern = _quotient(out.dtype)
-        if eqn.primitive is pattern.equations[-1].primitive:
-            quotient = match(pattern, out, producer)
-    if quotient is None or shape_of(quotient[0]) != out.shape:
+    if eqn.primitive is not jp.div_p or len(eqn.moving) < 2 or not eqn.outputs[0].is_float:
         return None
-    x, chain = quotient[0], []
+    (x, divisor), chain = eqn.inputs, []
     while (made := producer.get(x)) and made.primitive in MOVES and made.primitive in PICKS:
         chain.insert(0, made)
         x = made.inputs[0]
     if made is None or made.primitive is not jp.exp_p:
         return None
-    total = reduction(quotient[1], producer)
+    total = reduction(divisor, producer)
     if total is None or (total.power, total.scale) != (1, 1) or total.eqn.inputs[0] is not x:
         return None
     if total.eqn.primitive is not jp.reduce_sum_p or not agree(
-        groups_of(quotient[0], x, total.groups, producer), total.places
+        groups_of(eqn.inputs[0], x, total.groups, producer), total.places
     ):
         return None
     axes = total.eqn.params["axes"]

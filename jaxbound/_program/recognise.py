@@ -21,7 +21,7 @@ from jaxbound._program.activations import (
 from jaxbound._program.graph import Equation, Graph, Var
 from jaxbound._program.inline import flatten, live
 from jaxbound._program.joined import joined
-from jaxbound._program.match import match, same
+from jaxbound._program.match import Producer, match, same
 from jaxbound._program.normalisation import limit_normalised
 from jaxbound._program.rearranged import rearranged
 from jaxbound._program.spellings import spelled, spliced
@@ -41,7 +41,7 @@ def recognise(graph: Graph) -> Graph:
 
 def _activations(graph: Graph) -> Graph:
     """Replaces comparisons, activations and functions made of pieces, each at its last equation; drops dead code."""
-    producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
+    producer = graph.producer
     order = {out: i for i, eqn in enumerate(graph.equations) for out in eqn.outputs}
 
     def simpler(eqn: Equation) -> Equation:
@@ -68,7 +68,7 @@ def _by_variance(eqn: Equation) -> list[Equation]:
     return [first, *spliced(times, (mean,), eqn, {})]
 
 
-def _comparison(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None:
+def _comparison(eqn: Equation, producer: Producer) -> Equation | None:
     """Returns a simpler comparison: ``x != x`` as a test for NaN, ``x == max(x, y)`` (in derivatives) as ``x >= y``."""
     if eqn.primitive is jp.ne_p and eqn.inputs[0] is eqn.inputs[1]:
         return dataclasses.replace(eqn, primitive=is_nan, inputs=eqn.inputs[:1])
@@ -85,7 +85,7 @@ def _comparison(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None
     return None
 
 
-def _activation(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None:
+def _activation(eqn: Equation, producer: Producer) -> Equation | None:
     """Returns the activation that ``eqn`` is the last equation of, with its operands; None if there is none."""
     (out, *rest) = eqn.outputs
     if rest or not out.is_float:
@@ -103,7 +103,7 @@ def _activation(eqn: Equation, producer: dict[Var, Equation]) -> Equation | None
     return None
 
 
-def _places(activation: Activation, eqn: Equation, producer: dict[Var, Equation]):
+def _places(activation: Activation, eqn: Equation, producer: Producer):
     """Returns the shapes that x may have, each with params: the axes of a sum or maximum nearby, and options."""
     if not activation.reduces:
         return [(eqn.outputs[0].shape, {})]
@@ -120,6 +120,7 @@ def _places(activation: Activation, eqn: Equation, producer: dict[Var, Equation]
     ]
 
 
+@functools.cache
 def _last(activation: Activation, dtype) -> set[Any]:
     """Returns the primitives that its patterns end with, which are the same for every shape."""
     params = {"axes": (0,)} | activation.options[0] if activation.reduces else {}

@@ -202,10 +202,10 @@ BY_NAME: dict[str, Callable[[Case], Callable[..., Any] | None]] = {
     ),
     **dict.fromkeys(AS_IT_RUNS, lambda case: case.primitive.impl),
     "bcoo_todense": _always(sparse.todense),
-    "bcoo_dot_general": _always(sparse.dot_general),
+    "bcoo_dot_general": _always(sparse.dot_general(sparse.todense)),
     "bcoo_transpose": _always(sparse.transpose),
     "bcsr_todense": _always(sparse.rows_todense),
-    "bcsr_dot_general": _always(sparse.rows_dot_general),
+    "bcsr_dot_general": _always(sparse.dot_general(sparse.rows_todense)),
     "ragged_dot_general": lambda case: (
         sparse.ragged_dot if sparse.is_plain(**case.params) else None
     ),

@@ -33,13 +33,14 @@ def _batched(fn: Callable[..., Any], sizes: Sequence[int]) -> Callable[..., Any]
     return lambda *xs: inner(*(jnp.broadcast_to(x, (sizes[0], *x.shape[1:])) for x in xs))
 
 
-def dot_general(
-    data, indices, other, *, dimension_numbers, lhs_spinfo, preferred_element_type=None, **_
-):
-    dense = todense(data, indices, spinfo=lhs_spinfo)
-    return lax.dot_general(
-        dense, other, dimension_numbers, preferred_element_type=preferred_element_type
-    )
+def dot_general(to_dense):
+    """Returns the product of a sparse matrix, which ``to_dense`` makes dense, and a dense one."""
+
+    def product(*operands, lhs_spinfo, dimension_numbers, preferred_element_type=None, **_):
+        dense, kind = to_dense(*operands[:-1], spinfo=lhs_spinfo), preferred_element_type
+        return lax.dot_general(dense, operands[-1], dimension_numbers, preferred_element_type=kind)
+
+    return product
 
 
 def transpose(data, indices, *, permutation, spinfo, **_):
@@ -60,15 +61,6 @@ def rows_todense(data, indices, starts, *, spinfo, **_):
 
     batch = indices.ndim - 1
     return _batched(one, spinfo.shape[:batch])(data, indices, starts)
-
-
-def rows_dot_general(
-    data, indices, starts, other, *, lhs_spinfo, dimension_numbers, preferred_element_type=None, **_
-):
-    dense = rows_todense(data, indices, starts, spinfo=lhs_spinfo)
-    return lax.dot_general(
-        dense, other, dimension_numbers, preferred_element_type=preferred_element_type
-    )
 
 
 def is_plain(*, ragged_dot_dimension_numbers: object, group_offset: object = None, **_) -> bool:

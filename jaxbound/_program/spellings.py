@@ -128,10 +128,9 @@ SPELLINGS = (
 
 def spelled(graph: Graph) -> Graph:
     """Replaces every match by its reference; returns the graph itself if there is none."""
-    written = {out: eqn for eqn in graph.equations for out in eqn.outputs}
-    producer, found, changed = dict(written), [], False
+    producer, found, changed = dict(graph.producer), [], False
     for eqn in graph.equations:
-        new = _respelled(eqn, written)
+        new = _respelled(eqn, graph.producer)
         if new is None and changed:
             new = _respelled(eqn, producer)
         changed |= new is not None

@@ -6,12 +6,9 @@ Of entries between ``l`` and ``u``, only those with ``u >= max l`` can be the la
 from __future__ import annotations
 
 import functools
-import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.extend.core import primitives as jp
 
@@ -19,65 +16,11 @@ from jaxbound._bounds.interval import Interval
 from jaxbound._program.rewrites import mirrored
 from jaxbound._rules.arithmetic import ends
 from jaxbound._rules.curves import Choice
-from jaxbound._rules.maxima import greatest
-from jaxbound._rules.planes import Relaxation
-
-# ---------------------------------------------------------------- maxima
-
-
-def entries(z, *, window_dimensions, window_strides, padding, base_dilation, window_dilation, **_):
-    """Returns the entries of every window along a last axis, 0 in the padding."""
-    z = lax.pad(
-        z,
-        jnp.zeros((), z.dtype),
-        [(low, high, d - 1) for (low, high), d in zip(padding, base_dilation, strict=True)],
-    )
-    reach = [(size - 1) * d for size, d in zip(window_dimensions, window_dilation, strict=True)]
-    entries = []
-    for offset in itertools.product(*map(range, window_dimensions)):
-        start = [o * d for o, d in zip(offset, window_dilation, strict=True)]
-        stop = [n - r + s for n, r, s in zip(z.shape, reach, start, strict=True)]
-        entries.append(lax.slice(z, start, stop, window_strides))
-    return jnp.stack(entries, -1)
-
-
-def candidates(lower, upper, valid: Any = True):
-    """Returns which entries of the last axis may be the largest, and which one surely is, as no other may be."""
-    least, _ = _extremes(lower.dtype)
-    may = valid & (upper >= jnp.max(lower, -1, keepdims=True, where=valid, initial=least))
-    return may, may & (may.sum(-1, keepdims=True) == 1)
-
-
-def hull(may, x) -> Interval:
-    """Returns ``[min lower, max upper]`` of the entries along the last axis that are marked in ``may``."""
-    low, high = ends(x)
-    least, most = _extremes(low.dtype)
-    return Interval(
-        jnp.min(low, -1, where=may, initial=most), jnp.max(high, -1, where=may, initial=least)
-    )
-
-
-def _extremes(dtype):
-    if jnp.issubdtype(dtype, jnp.floating):
-        return -jnp.inf, jnp.inf
-    if jnp.issubdtype(dtype, jnp.integer):
-        limits = jnp.iinfo(dtype)
-        return np.array(limits.min, dtype), np.array(limits.max, dtype)
-    return False, True
-
-
-def arg(sign: int):
-    """Returns the interval rule of argmax (1) or argmin (-1): from the first to the last index that may win."""
-
-    def arg_image(x: Interval, *, axes, index_dtype, **_):
-        lower, upper = (jnp.moveaxis(end, axes[0], -1) for end in (x.lower, x.upper))
-        may, _ = (
-            candidates(lower, upper) if sign > 0 else candidates(mirrored(upper), mirrored(lower))
-        )
-        return hull(may, jnp.broadcast_to(lax.iota(index_dtype, may.shape[-1]), may.shape))
-
-    return arg_image
-
+from jaxbound._rules.interval_rules import IntervalRule, interval_rules
+from jaxbound._rules.linear_rules import LinearRule, among, linear_rules
+from jaxbound._rules.maxima import candidates, entries, greatest, hull
+from jaxbound._rules.reductions import prefixes
+from jaxbound._rules.relaxations import Relaxation, constant_relaxation, relaxations
 
 # ---------------------------------------------------------------- order
 
@@ -114,6 +57,36 @@ def top_k(x: Interval, *, k, axis, **params):
     indices = Interval(*(jnp.moveaxis(end, -1, axis) for end in ends(found)))
     values = (jp.top_k_p.bind(end, k=k, axis=axis, **params)[0] for end in ends(x))
     return [Interval(*values), indices]
+
+
+MOST_SORTED = 64  # entries along an axis: every place has a plane of all of them
+
+
+def sort_lines(x, *others, image, choice, dimension, **params):
+    """Returns planes of sorted entries; entries that are sorted by others lie between constants.
+
+    The i-th of n is at most the largest of any i entries, and at least the least of any n + 1 - i: of those of the
+    least upper, the greatest lower ends, whose planes stay in the interval. An entry that surely comes to a place
+    is the only one there that may be the largest, or the least: both planes are the entry itself.
+    """
+    if others or x.shape[dimension] > MOST_SORTED:
+        return constant_relaxation(sort(x, *others, dimension=dimension, **params))
+    entries, _ = prefixes(x.shape, dimension, False)
+    place = jnp.arange(x.shape[dimension])
+    place = jnp.expand_dims(place, [i for i in range(len(x.shape) + 1) if i != dimension])
+    rank = lambda end: entries(jnp.argsort(jnp.argsort(end, dimension), dimension))
+
+    def largest(side, x, image, among):
+        given = {"upper": choice.given[side]} if side in choice.given else {}
+        own = Choice(choice.kind, given)
+        plane = greatest(entries, (x,), image, own, among).upper
+        choice.taken[side] = own.taken["upper"]
+        return plane
+
+    above = largest("upper", x, image, rank(x.upper) <= place)
+    x, image = (Interval(-z.upper, -z.lower) for z in (x, image))
+    below = largest("lower", x, image, rank(-x.upper) >= place)
+    return Relaxation(lambda z: -below(-z), above)
 
 
 # ---------------------------------------------------------------- a predicate
@@ -157,13 +130,9 @@ def select_n_lines(which, *cases, image, choice, **_) -> Relaxation:
     low = greatest(
         lambda *xs: -stacked(*(-x for x in xs)), negated, below, Choice(), possible
     ).upper
-    lowest, highest = (
-        [
-            case.center if choice.kind != "tight" else end
-            for case, end in zip(moving, side, strict=True)
-        ]
-        for side in ([c.lower for c in moving], [c.upper for c in moving])
-    )
+    tight = choice.kind == "tight"
+    lowest = [case.lower if tight else case.center for case in moving]
+    highest = [case.upper if tight else case.center for case in moving]
     under = -low(*(-x for x in lowest)) >= image.lower
     over = high(*highest) <= image.upper
     return Relaxation(
@@ -237,3 +206,28 @@ def scatter_selected_lines(source, operand, *, image, choice, **params) -> Relax
 
     lower, upper = map(scattered, maybe)
     return Relaxation(lower, upper)
+
+
+def _cases(uncertain):
+    """Returns the positions of the cases of a `select_n`, in which it is affine if its predicate is known."""
+    return None if uncertain[0] else range(1, len(uncertain))
+
+
+interval_rules |= {
+    jp.sort_p: IntervalRule(sort),
+    jp.top_k_p: IntervalRule(top_k),
+    jp.select_n_p: IntervalRule(select_n, exact=True),
+    jp.select_and_gather_add_p: IntervalRule(gather_selected, exact=True),
+    jp.select_and_scatter_add_p: IntervalRule(scatter_selected, exact=True),
+}
+linear_rules |= {
+    jp.select_n_p: LinearRule(_cases, keeps="place"),
+    jp.select_and_gather_add_p: LinearRule(among((0,)), sums="elements"),
+    jp.select_and_scatter_add_p: LinearRule(among((0,)), sums="elements"),
+}
+relaxations |= {
+    jp.sort_p: sort_lines,
+    jp.select_n_p: select_n_lines,
+    jp.select_and_gather_add_p: gather_selected_lines,
+    jp.select_and_scatter_add_p: scatter_selected_lines,
+}

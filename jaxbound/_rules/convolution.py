@@ -71,7 +71,10 @@ _transposed_p = Primitive("transposed_convolution")
 
 
 def _rows_cotangent(cotangent, rows, kernel, *, window: Window):
-    return _convolve(window, cotangent, kernel)
+    return lax.conv_general_dilated(
+        cotangent, kernel, window.strides, window.padding, window.dilation, window.spread,
+        dimension_numbers=_channels_last(cotangent.ndim), feature_group_count=window.groups, precision=window.precision,
+    )  # fmt: skip
 
 
 def _kernel_cotangent(cotangent, rows, kernel, *, window: Window):
@@ -117,13 +120,6 @@ def _merge_examples(args, axes, *, window: Window):
 def _transposed_abstract(rows, kernel, *, window: Window):
     groups = window.groups
     return ShapedArray((rows.shape[0], *window.size, kernel.shape[-2] * groups), rows.dtype)
-
-
-def _convolve(window: Window, x, kernel):
-    return lax.conv_general_dilated(
-        x, kernel, window.strides, window.padding, window.dilation, window.spread,
-        dimension_numbers=_channels_last(x.ndim), feature_group_count=window.groups, precision=window.precision,
-    )  # fmt: skip
 
 
 def _walk(rows, kernel, *, window: Window):
@@ -182,7 +178,10 @@ def _by_taps(rows, kernel, window: Window):
 
     def walk(row):
         taken = lax.dot_general(row, kernel, (last, ((), ())), precision=window.precision)
-        reach = [(n - 1) * spread // stride for n, spread, stride in zip(size, window.spread, window.strides, strict=True)]
+        reach = [
+            (n - 1) * spread // stride
+            for n, spread, stride in zip(size, window.spread, window.strides, strict=True)
+        ]
         room = [(r, max(0, n - m), 0) for r, n, m in zip(reach, counts, places, strict=True)]
         edges = [*room, *[(0, 0, 0)] * (kernel.ndim - 1)]
         taken = lax.pad(taken, jnp.zeros((), row.dtype), edges)
@@ -191,7 +190,9 @@ def _by_taps(rows, kernel, window: Window):
             moves = [t * spread for t, spread in zip(tap, window.spread, strict=True)]
             quotient, rest = zip(*map(divmod, moves, window.strides), strict=True)
             # Position n of the sums takes position n - quotient of the product.
-            there = [slice(r - q, r - q + n) for r, q, n in zip(reach, quotient, counts, strict=True)]
+            there = [
+                slice(r - q, r - q + n) for r, q, n in zip(reach, quotient, counts, strict=True)
+            ]
             moved = taken[(*there, *tap)]
             sums[rest] = sums[rest] + moved if rest in sums else moved
         return _interleave(sums, window, jnp.zeros((*counts, fan_in), row.dtype))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbound._rules.powers import ratio
+from jaxbound._bounds.numerics import ratio
 
 
 class Lines(NamedTuple):
@@ -291,3 +291,7 @@ def _least(fn: Function, slope, low, high):
     low, high = jnp.minimum(low, high), jnp.maximum(low, high)
     p, q = bisect(lambda z: slope_at(z) >= slope, low, high)
     return fn(p) - slope * p + jnp.minimum(slope_at(p) - slope, 0) * (q - p)
+
+
+def where(condition, first: Lines, second: Lines) -> Lines:
+    return Lines(*(jnp.where(condition, a, b) for a, b in zip(first, second, strict=True)))

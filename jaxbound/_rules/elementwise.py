@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import primitives as jp
 
 from jaxbound._bounds.interval import Interval, concrete, smallest
 from jaxbound._program import activations
-from jaxbound._rules import curves, piecewise, powers, waves
-from jaxbound._rules.one_variable import Elementwise, curved, falling, turning, within
+from jaxbound._rules import angles, curves, piecewise
+from jaxbound._rules.interval_rules import IntervalRule, interval_rules
+from jaxbound._rules.one_variable import (
+    Elementwise,
+    curved,
+    elementwise_image,
+    elementwise_relaxation,
+    falling,
+    turning,
+    within,
+)
+from jaxbound._rules.relaxations import relaxations
 
 _convex, _concave, _s_shaped, _turned = curved(1), curved(-1), curved(1, 0.0), curved(-1, 0.0)
 # The positive root of the second derivative of exp(-|z|) I1(z): it is odd, and concave from 0 to there.
@@ -45,42 +55,13 @@ def _exp(fn, l, u, choice, **_):
     )
 
 
-def _integer_pow(fn, l, u, choice, *, y, **_):
-    if y > 1 and y % 2 == 1:
-        return _turned(fn, l, u, choice)
-    lines = _convex(fn, l, u, choice)
-    if y > 0 or y % 2 == 0:
-        return lines
-    return _where(u < 0, _concave(fn, l, u, choice), lines)  # odd negative powers
-
-
-def _pow(fn, l, u, choice, exponent, **_):
-    """Returns lines for a power: concave for exponents from 0 to 1 and, left of 0, for odd ones; else convex."""
-    odd, negative = jnp.abs(lax.rem(exponent, jnp.full_like(exponent, 2))) == 1, exponent < 0
-    bulges = jnp.where(negative, odd & (u < 0), exponent < 1)
-    return _where(odd & ~negative, _turned(fn, l, u, choice), _bulging(bulges, fn, l, u, choice))
-
-
-def _over(fn, l, u, choice, known, **_):
-    """Returns lines for a known number divided by an uncertain one that is never 0."""
-    return _bulging((known < 0) != (u < 0), fn, l, u, choice)
-
-
-def _bulging(where, fn, l, u, choice):
-    """Returns lines for a function that is concave at the elements marked in ``where`` and convex at the others."""
-    return _where(where, _concave(fn, l, u, choice), _convex(fn, l, u, choice))
-
-
-def _where(condition, first, second):
-    pairs = zip(first, second, strict=True)
-    return curves.Lines(*(jnp.where(condition, a, b) for a, b in pairs))
-
-
 def _elu(fn, l, u, choice, alpha, **_):
     value = concrete(alpha)
     if value is not None and (value >= 0).all() and (value <= 1).all():
         return _convex(fn, l, u, choice)
-    return _where(alpha >= 0, *(curves.wavy(fn, l, u, (0.0,), first, choice) for first in (1, -1)))
+    return curves.where(
+        alpha >= 0, *(curves.wavy(fn, l, u, (0.0,), first, choice) for first in (1, -1))
+    )
 
 
 def _ramp_image(fn, x, r, eta):
@@ -100,10 +81,15 @@ def _ramp(fn, l, u, choice, r, eta):
     return curves.two_kinks(fn, l, u, 0.0, r, eta, choice)
 
 
+def _rsqrt(root, x: Interval, **_) -> Interval:
+    # Below 0 the function is not defined: no finite bound.
+    return Interval(root(x.upper), jnp.where(x.lower > 0, root(x.lower), jnp.inf))
+
+
 def _wave(peak: float) -> Elementwise:
     """Returns the record of ``cos(z - peak)``."""
-    image = lambda fn, x, **_: waves.wave_image(fn, x, peak)
-    return Elementwise(lambda fn, l, u, choice, **_: waves.wave(fn, peak, l, u), image)
+    image = lambda fn, x, **_: angles.wave_image(fn, x, peak)
+    return Elementwise(lambda fn, l, u, choice, **_: angles.wave(fn, peak, l, u), image)
 
 
 # Functions ``x * f(x)`` turn at the roots of x * f'(x) + f(x) alone; lgamma has one turn right of its last pole, at 0.
@@ -142,7 +128,7 @@ ELEMENTWISE: dict[Any, Elementwise] = {
     jp.log1p_p: Elementwise(_concave, inside=0.5),
     jp.sqrt_p: Elementwise(_concave, inside=0.5),
     jp.cbrt_p: Elementwise(_s_shaped, inside=0.5),
-    jp.rsqrt_p: Elementwise(_convex, powers.rsqrt, inside=0.5),
+    jp.rsqrt_p: Elementwise(_convex, _rsqrt, inside=0.5),
     jp.asin_p: Elementwise(_turned, inside=0.5),
     jp.acosh_p: Elementwise(_concave, inside=2.0),
     jp.atanh_p: Elementwise(_turned, inside=0.5),
@@ -150,11 +136,16 @@ ELEMENTWISE: dict[Any, Elementwise] = {
     jp.lgamma_p: Elementwise(_convex, turning(1.4616321449683623, low=0.0), inside=0.5),
     jp.digamma_p: Elementwise(_concave, turning(low=0.0), inside=0.5),
     jp.tan_p: Elementwise(
-        lambda fn, l, u, *_, **__: waves.tangent(fn, l, u), waves.tan_image, inside=0.5
+        lambda fn, l, u, *_, **__: angles.tangent(fn, l, u), angles.tan_image, inside=0.5
     ),
     activations.entr: Elementwise(_concave, turning(math.exp(-1)), inside=0.5),
     activations.xlogx: Elementwise(_convex, turning(math.exp(-1)), inside=0.5),
     # Made of straight pieces.
+    jp.abs_p: Elementwise(
+        lambda fn, l, u, choice, **_: curves.one_kink(fn, l, u, 0.0, -1.0, 1.0, choice),
+        None,  # integers may wrap around
+        kinks=lambda: (0.0,),
+    ),
     activations.leaky_relu: Elementwise(
         lambda fn, l, u, choice, a: curves.one_kink(fn, l, u, 0.0, a, 1.0, choice),
         turning(0.0),
@@ -168,25 +159,6 @@ ELEMENTWISE: dict[Any, Elementwise] = {
     activations.straight_pieces: Elementwise(
         piecewise.lines, piecewise.image, kinks=lambda *, breaks, polys: breaks
     ),
-    # Of several uncertain operands, or of integers that may wrap around: their interval rules are in that table.
-    jp.abs_p: Elementwise(
-        lambda fn, l, u, choice, **_: curves.one_kink(fn, l, u, 0.0, -1.0, 1.0, choice),
-        None,
-        kinks=lambda: (0.0,),
-    ),
-    jp.max_p: Elementwise(
-        lambda fn, l, u, choice, c: curves.one_kink(fn, l, u, c, 0.0, 1.0, choice),
-        None,
-        kinks=lambda known: (known,),
-    ),
-    jp.min_p: Elementwise(
-        lambda fn, l, u, choice, c: curves.one_kink(fn, l, u, c, 1.0, 0.0, choice, "upper"),
-        None,
-        kinks=lambda known: (known,),
-    ),
-    jp.integer_pow_p: Elementwise(_integer_pow, None, inside=0.5),
-    jp.pow_p: Elementwise(_pow, None, inside=0.5),  # of the base
-    jp.div_p: Elementwise(_over, None, inside=0.5),  # of the divisor
     # Steps and roundings have no lines.
     **dict.fromkeys(
         (jp.floor_p, jp.ceil_p, jp.round_p, jp.sign_p, jp.reduce_precision_p), Elementwise()
@@ -202,3 +174,18 @@ def is_partial(primitive) -> bool:
 def is_kinked(primitive) -> bool:
     """Tells whether a primitive consists of straight pieces (of one uncertain operand): the kind chooses its lines."""
     return primitive in ELEMENTWISE and ELEMENTWISE[primitive].kinks is not None
+
+
+def declare_elementwise(primitive, record: Elementwise) -> None:
+    """Puts a record into the tables, with the interval rule of its image and the relaxation of its lines, if any."""
+    ELEMENTWISE[primitive] = record
+    if record.image is not None:
+        image = functools.partial(elementwise_image, record, primitive)
+        interval_rules[primitive] = IntervalRule(image, (0,), exact=True)
+    relaxations.pop(primitive, None)
+    if record.lines is not None:
+        relaxations[primitive] = functools.partial(elementwise_relaxation, record, primitive)
+
+
+for _primitive, _record in tuple(ELEMENTWISE.items()):
+    declare_elementwise(_primitive, _record)

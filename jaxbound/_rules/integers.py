@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives as jp
 
 from jaxbound._bounds.interval import Interval
-from jaxbound._rules.arithmetic import by_signs, ends
+from jaxbound._program import activations
+from jaxbound._rules.arithmetic import absolute, ends
+from jaxbound._rules.interval_rules import IntervalRule, interval_rules, monotone
 
 
 def logical(primitive):
@@ -77,7 +77,7 @@ def _within(found: Interval, wide: Interval) -> Interval:
     """Returns ``found`` where ``wide``, the same in floating point, is well within the type; else all integers."""
     limits = jnp.iinfo(found.dtype)
     inside = (wide.lower >= 0.99 * limits.min) & (wide.upper <= 0.99 * limits.max)
-    return _where(inside, found.lower, found.upper)
+    return where_defined(inside, found.lower, found.upper)
 
 
 def convert(x: Interval, *, new_dtype, **params):
@@ -90,82 +90,10 @@ def convert(x: Interval, *, new_dtype, **params):
         return found
     back = [end.astype(x.dtype) == old for end, old in zip(ends_of, ends(x), strict=True)]
     inside = back[0] & back[1] & (found.lower <= found.upper)
-    return _where(inside, found.lower, found.upper)
+    return where_defined(inside, found.lower, found.upper)
 
 
-def product(primitive, bound):
-    """Returns the interval rule of a product: ``bound`` for floating-point operands, `_exact_product` for others."""
-
-    def product_image(x, y, **params):
-        if jnp.issubdtype(jnp.result_type(ends(x)[0]), jnp.floating):
-            return bound(x, y, **params)
-        return _exact_product(primitive, x, y, params)
-
-    return product_image
-
-
-def _exact_product(primitive, x, y, params):
-    """Bounds a product of truth values, or of integers by their signs, unless its sums may leave the type."""
-    product = functools.partial(primitive.bind, **params)
-    (xl, xu), (yl, yu) = ends(x), ends(y)
-    if xl.dtype == bool:
-        return Interval(product(xl, yl), product(xu, yu))
-    found = by_signs(product, x, y)
-    sizes = (jnp.maximum(*(abs(jnp.asarray(end, jnp.float32)) for end in ends(z))) for z in (x, y))
-    size = primitive.bind(*sizes, **params | {"preferred_element_type": None})
-    inside = size <= 0.99 * jnp.iinfo(found.dtype).max
-    return _where(inside, found.lower, found.upper)
-
-
-# ---------------------------------------------------------------- division by uncertain values
-
-
-def quotient(otherwise):
-    """Returns the interval rule of division: of integers from corners, of other numbers ``otherwise``.
-
-    Integers are divided with rounding towards 0, which is extreme at corners. Where the division may be
-    undefined (by 0, or the least integer by -1), the interval is that of all integers.
-    """
-
-    def quotient_image(x, y, **params):
-        (xl, xu), (yl, yu) = ends(x), ends(y)
-        if jnp.issubdtype(jnp.result_type(xl), jnp.floating):
-            return otherwise(x, y, **params)
-        corners = [lax.div(a, jnp.where(b == 0, 1, b)) for a in (xl, xu) for b in (yl, yu)]
-        defined, least = (yl > 0) | (yu < 0), jnp.iinfo(yl.dtype).min
-        if least < 0:
-            defined &= (xl > least) | (yl > -1) | (yu < -1)
-        low, high = (functools.reduce(f, corners) for f in (jnp.minimum, jnp.maximum))
-        return _where(defined, low, high)
-
-    return quotient_image
-
-
-def remainder(by_known):
-    """Returns the interval rule of the remainder by an uncertain ``y``; ``by_known`` is the rule for a known one.
-
-    The remainder has the sign of ``x``, is no larger than x in size, and is below ``|y|``; it is x itself where
-    ``|x| < |y|``. Where it may be undefined, there is no bound.
-    """
-
-    def remainder_image(x, y, **params):
-        if not isinstance(y, Interval):
-            return by_known(x, y, **params)
-        (xl, xu), (yl, yu) = ends(x), ends(y)
-        sizes = jnp.abs(yl), jnp.abs(yu)
-        least, most = jnp.minimum(*sizes), jnp.maximum(*sizes)
-        most = most if jnp.issubdtype(y.dtype, jnp.floating) else most - 1
-        same = ((xl >= 0) | (-least < xl)) & (xu < least)
-        low = jnp.where(xl >= 0, 0, jnp.maximum(xl, -most))
-        high = jnp.where(xu <= 0, 0, jnp.minimum(xu, most))
-        # The least integer has no absolute value.
-        defined = ((yl > 0) | (yu < 0)) & (least > 0)
-        return _where(defined, jnp.where(same, xl, low), jnp.where(same, xu, high))
-
-    return remainder_image
-
-
-def _where(defined, low, high) -> Interval:
+def where_defined(defined, low, high) -> Interval:
     whole = _anything(low)
     return Interval(jnp.where(defined, low, whole.lower), jnp.where(defined, high, whole.upper))
 
@@ -189,7 +117,7 @@ def bits(x: Interval, *, new_dtype, **params):
     if not signed or low.shape != x.shape:
         return _anything(low)
     positive, negative = x.lower > 0, x.upper < 0
-    return _where(
+    return where_defined(
         positive | negative, jnp.where(negative, high, low), jnp.where(negative, low, high)
     )
 
@@ -210,3 +138,81 @@ def count_of_bits(primitive):
         return Interval(jnp.where(known, low, 0), jnp.where(known, high, count).astype(low.dtype))
 
     return count_of_bits_image
+
+
+def next_after(x, y, **_):
+    """Bounds the floating-point number next to ``x``: each end moves outward by one number."""
+    shape = jnp.broadcast_shapes(*(jnp.shape(ends(z)[0]) for z in (x, y)))
+    low, high = (jnp.broadcast_to(end, shape) for end in ends(x))
+    below, above = (jnp.full_like(end, sign * jnp.inf) for end, sign in ((low, -1), (high, 1)))
+    return Interval(lax.nextafter(low, below), lax.nextafter(high, above))
+
+
+# ---------------------------------------------------------------- comparisons
+
+
+def equal(x, y, **_):
+    """Bounds the truth value of ``x == y``: certain for two equal points, impossible for intervals that are apart."""
+    (xl, xu), (yl, yu) = ends(x), ends(y)
+    return Interval((xl == xu) & (yl == yu) & (xl == yl), (xl <= yu) & (yl <= xu))
+
+
+def unequal(x, y, **_):
+    found = equal(x, y)
+    return Interval(~found.upper, ~found.lower)
+
+
+def _in_total_order(x):
+    """Returns the ends in the order -NaN < -inf < -0 < 0 < inf < NaN.
+
+    A zero end may be either zero, and an infinite end may stand for NaN: the ends move outward to them.
+    """
+    if not isinstance(x, Interval) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return ends(x)
+    lower = jnp.where(x.lower == 0, -0.0, jnp.where(x.lower > -jnp.inf, x.lower, -jnp.nan))
+    upper = jnp.where(x.upper == 0, 0.0, jnp.where(x.upper < jnp.inf, x.upper, jnp.nan))
+    return lower.astype(x.dtype), upper.astype(x.dtype)
+
+
+def compare_total(primitive):
+    """Returns the interval rule of ``x < y`` or ``x <= y`` in the total order: never truer for greater x, lesser y."""
+
+    def total_order_image(x, y, **params):
+        (xl, xu), (yl, yu) = _in_total_order(x), _in_total_order(y)
+        return Interval(primitive.bind(xu, yl, **params), primitive.bind(xl, yu, **params))
+
+    return total_order_image
+
+
+def is_finite(x: Interval) -> Interval:
+    """Bounds the truth value of "is finite": certain between finite ends, impossible at an infinite point."""
+    lower, upper = jnp.isfinite(x.lower), jnp.isfinite(x.upper)
+    return Interval(lower & upper, lower | upper | (x.lower < x.upper))
+
+
+def is_nan(x: Interval) -> Interval:
+    """Bounds the truth value of "is NaN": impossible between finite ends, possible otherwise."""
+    return Interval(jnp.zeros(x.shape, bool), ~(jnp.isfinite(x.lower) & jnp.isfinite(x.upper)))
+
+
+# ---------------------------------------------------------------- the table
+
+
+interval_rules |= {
+    **{p: IntervalRule(logical(p)) for p in (jp.and_p, jp.or_p, jp.reduce_and_p, jp.reduce_or_p)},
+    jp.xor_p: IntervalRule(exclusive_or),
+    jp.abs_p: IntervalRule(unless_it_wraps(absolute), (0,), exact=True),
+    jp.not_p: monotone(jp.not_p, falls=(0,)),
+    jp.convert_element_type_p: IntervalRule(convert, exact=True),
+    jp.nextafter_p: IntervalRule(next_after),
+    jp.bitcast_convert_type_p: IntervalRule(bits),
+    jp.shift_right_arithmetic_p: IntervalRule(shift_right, (0,)),
+    **{p: IntervalRule(count_of_bits(p)) for p in (jp.population_count_p, jp.clz_p)},
+    **{p: monotone(p, falls=(0,)) for p in (jp.lt_p, jp.le_p)},
+    **{p: monotone(p, falls=(1,)) for p in (jp.gt_p, jp.ge_p)},
+    **{p: IntervalRule(compare_total(p)) for p in (jp.lt_to_p, jp.le_to_p)},
+    jp.eq_p: IntervalRule(equal, exact=True),
+    jp.ne_p: IntervalRule(unequal, exact=True),
+    jp.is_finite_p: IntervalRule(is_finite),
+    activations.is_nan: IntervalRule(is_nan),
+}

@@ -6,16 +6,13 @@ rule. Convolution alone has an explicit transpose, because XLA's own is slow in 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
 from jaxbound._program.rewrites import REARRANGE
 from jaxbound._rules import integers
-from jaxbound._rules.convolution import transpose_convolution
 from jaxbound._rules.interval_rules import interval_rules, monotone
 
 
@@ -72,7 +69,7 @@ def register_linear_rule(
       >>> import jax, jaxbound as jb
       >>> jb.register_linear_rule(jax.lax.real_p, sums="nothing", falls=())
     """
-    linear_rules[primitive] = LinearRule(_among(operands), sums)
+    linear_rules[primitive] = LinearRule(among(operands), sums)
     if falls is not None:
         interval_rules[primitive] = monotone(primitive, operands, falls)
 
@@ -87,34 +84,12 @@ def linear_operands(eqn) -> Sequence[int] | None:
     return rule.operands(eqn.uncertain)
 
 
-def _among(operands: Sequence[int] | None):
+def among(operands: Sequence[int] | None):
     def affine(uncertain):
         allowed = range(len(uncertain)) if operands is None else operands
         return allowed if all(i in allowed for i, u in enumerate(uncertain) if u) else None
 
     return affine
-
-
-def _one_of_two(uncertain):
-    """Returns the position of the only uncertain operand, in which a product is linear; None if there are several."""
-    return [uncertain.index(True)] if sum(uncertain) == 1 else None
-
-
-def _cases(uncertain):
-    """Returns the positions of the cases of a `select_n`, in which it is affine if its predicate is known."""
-    return None if uncertain[0] else range(1, len(uncertain))
-
-
-def pick_product(indices, shape: Sequence[int], one, other, *, dimension_numbers, **_):
-    """Returns entries of the known operand as rows, if each output sums over all of the other operand; else None."""
-    sides, batch = dimension_numbers
-    weights, (axes, summed) = (other, sides) if one is None else (one, sides[::-1])
-    size = math.prod(shape)
-    if not size or batch[0] or size > math.prod(shape[i] for i in axes):
-        return None
-    order = [j for _, j in sorted(zip(axes, summed, strict=True))]
-    weights = jnp.moveaxis(weights, order, range(-len(order), 0)).reshape(-1, *shape)
-    return jnp.take(weights, indices, axis=0, mode="clip")
 
 
 def _declare(
@@ -127,7 +102,7 @@ def _declare(
 ) -> None:
     """Declares primitives that are jointly affine in ``operands``; their interval rule follows from ``falls``."""
     for p in primitives:
-        linear_rules[p] = LinearRule(_among(operands), **record)
+        linear_rules[p] = LinearRule(among(operands), **record)
         interval_rules[p] = monotone(p, operands, falls, guard)
 
 
@@ -149,21 +124,7 @@ _declare(
     sums="elements",
     guard=integers.unless_it_wraps,
 )
-# The sign of a known factor decides, or which element it is: they have interval rules of their own.
-linear_rules |= {
-    jp.convert_element_type_p: LinearRule(_among(None), keeps="place"),
-    jp.mul_p: LinearRule(_one_of_two, keeps="place"),
-    jp.div_p: LinearRule(_among((0,)), keeps="place"),
-    jp.select_n_p: LinearRule(_cases, keeps="place"),
-    jp.gather_p: LinearRule(_among((0,)), copies=(0,)),
-    jp.triangular_solve_p: LinearRule(_among((1,)), sums="elements"),
-    jp.select_and_gather_add_p: LinearRule(_among((0,)), sums="elements"),
-    jp.select_and_scatter_add_p: LinearRule(_among((0,)), sums="elements"),
-    jp.dot_general_p: LinearRule(_one_of_two, sums="elements", pick=pick_product),
-    jp.conv_general_dilated_p: LinearRule(
-        _one_of_two, sums="elements", transpose=transpose_convolution
-    ),
-}
+linear_rules[jp.convert_element_type_p] = LinearRule(among(None), keeps="place")
 
 
 def is_repeat(eqn) -> bool:

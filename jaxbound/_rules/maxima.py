@@ -1,25 +1,109 @@
-"""Bounds the largest of several values on a box by planes below and above it."""
+"""Bounds maxima: the largest of several values, which it is, and how many are."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import primitives as jp
 
 from jaxbound._bounds.interval import Interval
+from jaxbound._bounds.numerics import ratio
+from jaxbound._program import activations
+from jaxbound._program.rewrites import mirrored
 from jaxbound._rules import curves
-from jaxbound._rules.planes import Relaxation
-from jaxbound._rules.powers import ratio
+from jaxbound._rules.arithmetic import ends
+from jaxbound._rules.elementwise import declare_elementwise
+from jaxbound._rules.interval_rules import IntervalRule, interval_rules, monotone
+from jaxbound._rules.one_variable import Elementwise, elementwise_relaxation
+from jaxbound._rules.reductions import Rows, prefixes
+from jaxbound._rules.relaxations import Relaxation, relaxations
+
+# ---------------------------------------------------------------- which entry is the largest
 
 
-def _level(u, inverse, otherwise):
-    """Returns the gamma at which the weights ``(u - gamma) inverse`` add up to 1; ``otherwise`` where inverse is 0."""
-    total = inverse.sum(-1, keepdims=True)
-    gamma = ((u * inverse).sum(-1, keepdims=True) - 1) / jnp.where(total > 0, total, 1)
-    return jnp.where(total > 0, gamma, otherwise)
+def entries(z, *, window_dimensions, window_strides, padding, base_dilation, window_dilation, **_):
+    """Returns the entries of every window along a last axis, 0 in the padding."""
+    z = lax.pad(
+        z,
+        jnp.zeros((), z.dtype),
+        [(low, high, d - 1) for (low, high), d in zip(padding, base_dilation, strict=True)],
+    )
+    reach = [(size - 1) * d for size, d in zip(window_dimensions, window_dilation, strict=True)]
+    entries = []
+    for offset in itertools.product(*map(range, window_dimensions)):
+        start = [o * d for o, d in zip(offset, window_dilation, strict=True)]
+        stop = [n - r + s for n, r, s in zip(z.shape, reach, start, strict=True)]
+        entries.append(lax.slice(z, start, stop, window_strides))
+    return jnp.stack(entries, -1)
+
+
+def candidates(lower, upper, valid: Any = True):
+    """Returns which entries of the last axis may be the largest, and which one surely is, as no other may be."""
+    least, _ = _extremes(lower.dtype)
+    may = valid & (upper >= jnp.max(lower, -1, keepdims=True, where=valid, initial=least))
+    return may, may & (may.sum(-1, keepdims=True) == 1)
+
+
+def hull(may, x) -> Interval:
+    """Returns ``[min lower, max upper]`` of the entries along the last axis that are marked in ``may``."""
+    low, high = ends(x)
+    least, most = _extremes(low.dtype)
+    return Interval(
+        jnp.min(low, -1, where=may, initial=most), jnp.max(high, -1, where=may, initial=least)
+    )
+
+
+def _extremes(dtype):
+    if jnp.issubdtype(dtype, jnp.floating):
+        return -jnp.inf, jnp.inf
+    if jnp.issubdtype(dtype, jnp.integer):
+        limits = jnp.iinfo(dtype)
+        return np.array(limits.min, dtype), np.array(limits.max, dtype)
+    return False, True
+
+
+def arg(sign: int):
+    """Returns the interval rule of argmax (1) or argmin (-1): from the first to the last index that may win."""
+
+    def arg_image(x: Interval, *, axes, index_dtype, **_):
+        lower, upper = (jnp.moveaxis(end, axes[0], -1) for end in (x.lower, x.upper))
+        may, _ = (
+            candidates(lower, upper) if sign > 0 else candidates(mirrored(upper), mirrored(lower))
+        )
+        return hull(may, jnp.broadcast_to(lax.iota(index_dtype, may.shape[-1]), may.shape))
+
+    return arg_image
+
+
+def largest(l, u):
+    """Returns which entries are the largest of the last axis for sure, and which may be."""
+    first, second = _two_largest(u)
+    others = jnp.where(_peak(u) > 0, second, first)
+    return l >= others, u >= l.max(-1, keepdims=True)
+
+
+def are_largest(sign, count):
+    """Returns the interval rule of which entries are the largest (sign 1) or least (-1), or of how many are."""
+
+    def largest_image(x, *, axes):
+        rows = Rows(x.shape, axes)
+        ends = [end if sign > 0 else -end for end in (x.lower, x.upper)][::sign]
+        found = largest(*map(rows.last, ends))
+        if count:  # at least one entry is the largest
+            return Interval(*(jnp.maximum(end.sum(-1), 1).astype(x.dtype) for end in found))
+        return Interval(*(rows.back(end).astype(x.dtype) for end in found))
+
+    return largest_image
+
+
+# ---------------------------------------------------------------- planes
 
 
 def greatest(
@@ -100,6 +184,13 @@ def _below(choice: curves.Choice, candidates: Sequence[Any], offset):
     return weights, jnp.where(parts[2] > 0, parts[2] * offset, 0)
 
 
+def _level(u, inverse, otherwise):
+    """Returns the gamma at which the weights ``(u - gamma) inverse`` add up to 1; ``otherwise`` where inverse is 0."""
+    total = inverse.sum(-1, keepdims=True)
+    gamma = ((u * inverse).sum(-1, keepdims=True) - 1) / jnp.where(total > 0, total, 1)
+    return jnp.where(total > 0, gamma, otherwise)
+
+
 def _weights(u, width, open_, known, gamma):
     """Returns the weights of the plane above at the level ``gamma``."""
     weights = jnp.where(open_, jnp.clip(ratio(u - gamma, width), 0, 1), 0)
@@ -118,3 +209,53 @@ def _peak(z, valid: Any = True):
     """Returns 1 at the largest valid entry of the last axis and 0 elsewhere."""
     largest = jnp.where(valid, z, -jnp.inf).argmax(-1)
     return jax.nn.one_hot(largest, z.shape[-1], dtype=z.dtype)
+
+
+# ---------------------------------------------------------------- the tables
+
+
+_max = lambda fn, l, u, choice, c: curves.one_kink(fn, l, u, c, 0.0, 1.0, choice)
+_min = lambda fn, l, u, choice, c: curves.one_kink(fn, l, u, c, 1.0, 0.0, choice, "upper")
+_MAX, _MIN = (Elementwise(lines, None, kinks=lambda known: (known,)) for lines in (_max, _min))
+
+
+def _maximum(x, y, *, image, choice):
+    if isinstance(x, Interval) and isinstance(y, Interval):
+        stacked = lambda *xs: jnp.stack(jnp.broadcast_arrays(*xs), -1)
+        return greatest(stacked, (x, y), image, choice)
+    return elementwise_relaxation(_MAX, jp.max_p, x, y, image=image, choice=choice)
+
+
+def _reduce_max(x, *, image, choice, axes, **_):
+    return greatest(Rows(x.shape, axes).last, (x,), image, choice)
+
+
+def _cummax(x, *, image, choice, axis, reverse):
+    entries, valid = prefixes(x.shape, axis, reverse)
+    return greatest(entries, (x,), image, choice, valid)
+
+
+def _reduce_window_max(x, *, image, choice, **window):
+    windows = functools.partial(entries, **window)
+    return greatest(windows, (x,), image, choice, windows(jnp.ones_like(x.lower)) > 0)
+
+
+interval_rules |= {
+    **{p: monotone(p) for p in (jp.max_p, jp.min_p, jp.reduce_max_p, jp.cummax_p)},
+    jp.reduce_window_max_p: monotone(jp.reduce_window_max_p),
+    **{p: monotone(p, (0, 2)) for p in (jp.scatter_max_p, jp.scatter_min_p)},
+    jp.argmax_p: IntervalRule(arg(1)),
+    jp.argmin_p: IntervalRule(arg(-1)),
+    activations.is_largest: IntervalRule(are_largest(1, count=False), (0,)),
+    activations.is_least: IntervalRule(are_largest(-1, count=False), (0,)),
+    activations.count_largest: IntervalRule(are_largest(1, count=True), (0,)),
+    activations.count_least: IntervalRule(are_largest(-1, count=True), (0,)),
+}
+declare_elementwise(jp.max_p, _MAX)
+declare_elementwise(jp.min_p, _MIN)
+relaxations |= {
+    jp.max_p: _maximum,
+    jp.reduce_max_p: _reduce_max,
+    jp.cummax_p: _cummax,
+    jp.reduce_window_max_p: _reduce_window_max,
+}

@@ -7,12 +7,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxbound._bounds.interval import Interval
-from jaxbound._bounds.numerics import once
-from jaxbound._rules import arithmetic, curves, powers
-from jaxbound._rules.planes import Relaxation
+from jaxbound._bounds.numerics import once, steepest
+from jaxbound._rules import arithmetic, curves
+from jaxbound._rules.relaxations import Relaxation
 
 # ---------------------------------------------------------------- images
 
@@ -47,6 +49,38 @@ def point_between(low: float, high: float) -> float:
     return (first + last) / 2
 
 
+def tame(fn: Callable[..., Any], inside: float) -> Callable[..., Any]:
+    """Returns ``fn(z, *known)`` with finite derivatives also where it is infinitely steep.
+
+    That may be at the ends of its domain; ``inside`` is a number in the domain, where it is not.
+    """
+
+    @jax.custom_jvp
+    def tamed(z, *known):
+        return fn(z, *known)
+
+    @tamed.defjvp
+    def _(primals, tangents):
+        (z, *known), (dz, *others) = primals, tangents
+        fixed, ones = lax.stop_gradient((z, known)), jnp.ones_like(z)
+        slope_of = lambda z, known: jax.jvp(lambda z: fn(z, *known), (z,), (ones,))[1]
+        slope, transposed = jax.vjp(lambda z: slope_of(z, fixed[1]), fixed[0])
+        steep = ~(jnp.isfinite(slope) & jnp.isfinite(transposed(ones)[0]))
+        most, limit = jnp.where(jnp.isnan(slope), 0, slope), steepest(slope.dtype)
+        inner = slope_of(jnp.where(steep, jnp.asarray(inside, z.dtype), z), known)
+        moved = jnp.where(steep, jnp.clip(most, -limit, limit), inner) * dz
+        if known and all(jnp.issubdtype(k.dtype, jnp.floating) for k in known):
+            # A power of a negative number has no derivative with respect to its exponent.
+            of_known = lambda *k: fn(fixed[0], *k)
+            _, grown = jax.jvp(of_known, fixed[1], list(map(jnp.ones_like, known)))
+            base = jnp.where(jnp.isfinite(grown), fixed[0], jnp.asarray(inside, z.dtype))
+            part = jax.jvp(lambda *k: fn(base, *k), known, others)[1]
+            moved += jnp.where(jnp.isfinite(grown), part, 0)
+        return tamed(z, *known), moved
+
+    return tamed
+
+
 @dataclasses.dataclass(frozen=True)
 class Elementwise:
     """Describes a function of each element of one operand; its other operands are known.
@@ -71,14 +105,14 @@ def elementwise_image(record: Elementwise, primitive, x: Interval, *known, **par
     """Returns the image of the first operand, the interval rule of most records."""
     assert record.image is not None
     fn = lambda z: primitive.bind(z, *known, **params)
-    tamed = fn if record.inside is None else powers.tame(fn, record.inside)
+    tamed = fn if record.inside is None else tame(fn, record.inside)
     return record.image(tamed, x, *known, **params)
 
 
 def elementwise_relaxation(
     record: Elementwise, primitive, *operands, image, choice, **params
 ) -> Relaxation:
-    """Returns the record's lines for the one uncertain operand, wherever it stands.
+    """Returns the record's lines for the one uncertain operand, where_defined it stands.
 
     Where an end, the value or a line is infinite, or a line is too steep, the interval's constant lines take over.
     There, the point inside the domain stands for ends that are not usable, which keeps gradients finite.
@@ -93,7 +127,7 @@ def elementwise_relaxation(
         every = (z if isinstance(op, Interval) else next(rest) for op in operands)
         return primitive.bind(*every, **params)
 
-    tamed = value if record.inside is None else powers.tame(value, inside)
+    tamed = value if record.inside is None else tame(value, inside)
     fn = lambda z: tamed(jnp.broadcast_to(jnp.asarray(z, x.dtype), shape), *known)
 
     ends = [jnp.broadcast_to(end, shape) for end in (x.lower, x.upper)]
@@ -103,7 +137,7 @@ def elementwise_relaxation(
     found = curves.Lines(*map(once, found))
     bounded &= curves.all_finite(*found)
     for slope in (found.lower_slope, found.upper_slope):
-        bounded &= jnp.abs(slope) < powers.steepest(x.dtype)
+        bounded &= jnp.abs(slope) < steepest(x.dtype)
     bounded = once(bounded.astype(x.dtype)) > 0
     slopes = [jnp.where(bounded, slope, 0) for slope in (found.lower_slope, found.upper_slope)]
     low = jnp.where(bounded, found.lower_intercept, image.lower)
@@ -133,6 +167,11 @@ def curved(first: int, *bends: float) -> Callable[..., curves.Lines]:
         return curves.convex(fn, l, u, choice.between(sides[0], l, u, 0.5 * l + 0.5 * u))
 
     return curved_lines
+
+
+def bulging(where, fn, l, u, choice) -> curves.Lines:
+    """Returns lines for a function that is concave at the elements marked in ``where`` and convex at the others."""
+    return curves.where(where, curved(-1)(fn, l, u, choice), curved(1)(fn, l, u, choice))
 
 
 def within(limit: float, l, u, lines: curves.Lines) -> curves.Lines:

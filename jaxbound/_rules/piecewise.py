@@ -15,9 +15,9 @@ import numpy as np
 from jax import lax
 
 from jaxbound._bounds.interval import Interval
+from jaxbound._bounds.numerics import ratio
 from jaxbound._program.activations import about_vertex, straight_pieces
 from jaxbound._rules.curves import Choice, Lines
-from jaxbound._rules.powers import ratio
 
 
 class Parts(NamedTuple):

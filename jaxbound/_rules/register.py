@@ -13,17 +13,14 @@ import numpy as np
 from jax.extend import core as jex
 
 from jaxbound._rules import curves, piecewise
-from jaxbound._rules.elementwise import ELEMENTWISE
-from jaxbound._rules.interval_rules import elementwise_rule, interval_rules
+from jaxbound._rules.elementwise import declare_elementwise
 from jaxbound._rules.one_variable import (
     Elementwise,
     curved,
-    elementwise_relaxation,
     point_between,
     turning,
     within,
 )
-from jaxbound._rules.relaxations import relaxations
 
 CURVATURES = {"convex": 1, "concave": -1, "straight": 0, None: 0}
 
@@ -80,12 +77,7 @@ def register_elementwise(
     fn = jax.jit(functools.partial(primitive.bind, **(params or {})))
     _check_call(fn, primitive, params)
     _check_samples(fn, primitive, curvature, **given)
-    record = _record(fn, curvature, **given)
-    ELEMENTWISE[primitive] = record
-    interval_rules[primitive] = elementwise_rule(primitive, record)
-    relaxations.pop(primitive, None)
-    if record.lines is not None:
-        relaxations[primitive] = functools.partial(elementwise_relaxation, record, primitive)
+    declare_elementwise(primitive, _record(fn, curvature, **given))
 
 
 def _check_arguments(curvature, bends, kinks, turns, domain) -> None:

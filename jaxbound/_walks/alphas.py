@@ -121,9 +121,8 @@ def ascend(value: Callable[[Any], Any], starts: Sequence[Any], search: Search) -
         # The optimiser descends, so the slope is negated; where a bound is infinite it is not finite, and 0 here.
         down = jax.tree.map(lambda g: -jnp.where(jnp.isfinite(g), g, 0), slope)
         updates, moved = search.optimizer.update(down, state, params)
-        params = jax.tree.map(
-            lambda old, new: new.astype(old.dtype), params, search.project(_sum(params, updates))
-        )
+        found = search.project(jax.tree.map(jnp.add, params, updates))
+        params = jax.tree.map(lambda old, new: new.astype(old.dtype), params, found)
         return (params, _where(moving, moved, state), best), None
 
     first = starts[0]
@@ -135,10 +134,6 @@ def ascend(value: Callable[[Any], Any], starts: Sequence[Any], search: Search) -
 
 def _stack(starts: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *each: jnp.stack(each), *starts)
-
-
-def _sum(a, b):
-    return jax.tree.map(jnp.add, a, b)
 
 
 def _where(condition, a, b):

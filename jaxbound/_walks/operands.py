@@ -37,10 +37,10 @@ def relaxed_operands(graph: Graph) -> list[Var]:
 
 def names_of(graph: Graph) -> dict[str, Var]:
     """Gives names to the operands of non-linear equations: the Flax layer (or line) that made them, and a counter."""
-    producer = {out: eqn for eqn in graph.equations for out in eqn.outputs}
     names: dict[str, Var] = {}
     for var in relaxed_operands(graph):
-        place = producer[var].layer or producer[var].line if var in producer else "input"
+        made = graph.producer.get(var)
+        place = (made.layer or made.line) if made else "input"
         count = sum(name.rpartition(":")[0] == place for name in names)
         names[f"{place}:{count}"] = var
     return names

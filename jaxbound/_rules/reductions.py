@@ -11,10 +11,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import primitives as jp
 
 from jaxbound._bounds.interval import Interval
+from jaxbound._bounds.numerics import ratio
+from jaxbound._program import activations
 from jaxbound._rules import curves
-from jaxbound._rules.powers import ratio
+from jaxbound._rules.interval_rules import IntervalRule, interval_rules, monotone
+from jaxbound._rules.relaxations import Relaxation, relaxations
 
 
 class Rows(NamedTuple):
@@ -33,12 +37,8 @@ class Rows(NamedTuple):
 
     def ends(self, x: Interval, where=None):
         """Returns the ends of x with the axes last; -inf where entries do not count."""
-        ends = (
-            (x.lower, x.upper)
-            if where is None
-            else (jnp.where(where, end, -jnp.inf) for end in (x.lower, x.upper))
-        )
-        return tuple(map(self.last, ends))
+        counted = lambda end: end if where is None else jnp.where(where, end, -jnp.inf)
+        return self.last(counted(x.lower)), self.last(counted(x.upper))
 
     def last(self, z):
         moved = jnp.moveaxis(jnp.broadcast_to(z, self.shape), self.axes, self._end)
@@ -137,14 +137,6 @@ def variance(l, u) -> tuple[Plane, Plane]:
     return below, Plane(below.weights, below.offset + (radius**2).mean(-1))
 
 
-def largest(l, u):
-    """Returns which entries are the largest of the last axis for sure, and which may be."""
-    first = jax.nn.one_hot(u.argmax(-1), u.shape[-1], dtype=bool)
-    second = jnp.where(first, -jnp.inf, u).max(-1, keepdims=True)
-    others = jnp.where(first, second, u.max(-1, keepdims=True))
-    return l >= others, u >= l.max(-1, keepdims=True)
-
-
 def prefixes(shape: tuple[int, ...], axis: int, reverse: bool):
     """Returns ``entries`` and a mask for functions of all entries up to each (``reverse``: from each on).
 
@@ -237,10 +229,8 @@ def variance_image(x, *, axes, keepdims):
     """
     l, u = Rows(x.shape, axes).ends(x)
     below, above = variance(l, u)
-    lower, upper = (
-        below.value_at(jnp.where(below.weights > 0, l, u)),
-        above.value_at(jnp.where(above.weights > 0, u, l)),
-    )
+    lower = below.value_at(jnp.where(below.weights > 0, l, u))
+    upper = above.value_at(jnp.where(above.weights > 0, u, l))
     value, far = jnp.var(Interval(l, u).center, -1), Interval(l, u).radius.max(-1)
     apart = value > far**2
     nearest = jnp.where(apart, (jnp.sqrt(jnp.where(apart, value, 1)) - far) ** 2, 0)
@@ -248,15 +238,64 @@ def variance_image(x, *, axes, keepdims):
     return Interval(jnp.fmax(lower, nearest).reshape(shape), upper.reshape(shape))
 
 
-def are_largest(sign, count):
-    """Returns the interval rule of which entries are the largest (sign 1) or least (-1), or of how many are."""
+# ---------------------------------------------------------------- relaxations
 
-    def largest_image(x, *, axes):
+
+def _reduced(planes_of):
+    """Returns the relaxation of a reduction along axes, from the planes of its entries along a last axis."""
+
+    def reduced_relaxation(x, where=None, *, image, choice, axes, keepdims):
         rows = Rows(x.shape, axes)
-        ends = [end if sign > 0 else -end for end in (x.lower, x.upper)][::sign]
-        found = largest(*map(rows.last, ends))
-        if count:  # at least one entry is the largest
-            return Interval(*(jnp.maximum(end.sum(-1), 1).astype(x.dtype) for end in found))
-        return Interval(*(rows.back(end).astype(x.dtype) for end in found))
+        found = planes_of(*rows.ends(x, where))
 
-    return largest_image
+        def at(plane, constant):
+            plane = plane.otherwise(constant.reshape(plane.offset.shape))
+            return lambda z: plane.value_at(rows.last(z)).reshape(image.shape)
+
+        return Relaxation(at(found[0], image.lower), at(found[1], image.upper))
+
+    return reduced_relaxation
+
+
+def _softmax_with(of_rows):
+    """Returns the relaxation of a softmax along axes, from the planes of its entries along a last axis."""
+
+    def softmax_relaxation(x, where=None, *, image, choice, axes):
+        rows = Rows(x.shape, axes)
+        counted = rows.last(True if where is None else where)
+        bounded = rows.last(curves.all_finite(x.lower, x.upper))
+        found = of_rows(*rows.ends(x, where))
+
+        def at(plane, constant):
+            weights, offset = plane.otherwise(rows.last(constant), counted)
+            # Unbounded entries have weight 0; as 0 * inf is NaN, they must not enter the product.
+            entries = lambda z: jnp.where(bounded, rows.last(z), 0)[..., None]
+            return lambda z: rows.back((weights @ entries(z))[..., 0] + offset)
+
+        return Relaxation(at(found[0], image.lower), at(found[1], image.upper))
+
+    return softmax_relaxation
+
+
+def _cumlogsumexp(x, *, image, choice, axis, reverse):
+    entries, valid = prefixes(x.shape, axis, reverse)
+    ends = (jnp.where(valid, entries(end), -jnp.inf) for end in (x.lower, x.upper))
+    below, above = log_sum_exp(*ends)
+    below, above = below.otherwise(image.lower), above.otherwise(image.upper)
+    return Relaxation(lambda z: below.value_at(entries(z)), lambda z: above.value_at(entries(z)))
+
+
+interval_rules |= {
+    jp.cumlogsumexp_p: monotone(jp.cumlogsumexp_p),
+    activations.logsumexp: monotone(activations.logsumexp, (0,)),
+    activations.variance: IntervalRule(variance_image, (0,)),
+    activations.softmax: IntervalRule(softmax_image(jnp.exp, 0), (0,)),
+    activations.log_softmax: IntervalRule(softmax_image(lambda z: z, -jnp.inf), (0,)),
+}
+relaxations |= {
+    jp.cumlogsumexp_p: _cumlogsumexp,
+    activations.logsumexp: _reduced(log_sum_exp),
+    activations.variance: _reduced(variance),
+    activations.softmax: _softmax_with(softmax),
+    activations.log_softmax: _softmax_with(log_softmax),
+}

@@ -15,21 +15,19 @@ from jax import lax
 from jax.extend.core import primitives as jp
 
 from jaxbound._bounds.interval import Interval
+from jaxbound._program import searches
+from jaxbound._program.indexing import clamped
 from jaxbound._rules.arithmetic import ends
-from jaxbound._rules.planes import Relaxation
+from jaxbound._rules.interval_rules import IntervalRule, interval_rules
+from jaxbound._rules.linear_rules import LinearRule, among, linear_rules
+from jaxbound._rules.relaxations import Relaxation, relaxations
 
 
 def _starts(x, indices, dimension_numbers, slice_sizes):
     """Returns the ends of the indices as a gather clamps them, and the greatest start of each axis."""
     axes = dimension_numbers.start_index_map
     limits = [jnp.shape(ends(x)[0])[axis] - slice_sizes[axis] for axis in axes]
-
-    def clamped(index):
-        most = jnp.array([min(n, jnp.iinfo(index.dtype).max) for n in limits], index.dtype)
-        most = jnp.broadcast_to(most, index.shape)
-        return lax.clamp(jnp.zeros_like(index), index, most).astype(jnp.int32)
-
-    return *map(clamped, ends(indices)), limits
+    return *(clamped(index, limits) for index in ends(indices)), limits
 
 
 def gather(x, indices, *, dimension_numbers, slice_sizes, **params) -> Interval:
@@ -129,3 +127,12 @@ def gather_lines(x, indices: Interval, *, image, choice, **params) -> Relaxation
         return line
 
     return Relaxation(at(image.lower), at(image.upper))
+
+
+interval_rules |= {
+    jp.gather_p: IntervalRule(gather, exact=True),
+    searches.search: IntervalRule(search),
+    searches.interpolation: IntervalRule(interpolation, (0,)),
+}
+linear_rules[jp.gather_p] = LinearRule(among((0,)), copies=(0,))
+relaxations[jp.gather_p] = gather_lines
