@@ -47,11 +47,9 @@ class Interval(Region):
 
     @property
     def point(self):
-        # The middle, or as near to it as numbers are finite.
+        # Where an end is infinite, the point nearest to 0 stands for the middle.
         middle = self.center
-        most = jnp.finfo(self.dtype).max
-        ends = [jnp.clip(end, -most, most) for end in (self.lower, self.upper)]
-        return jnp.where(jnp.isfinite(middle), middle, jnp.clip(0, *ends))
+        return jnp.where(jnp.isfinite(middle), middle, jnp.clip(0, self.lower, self.upper))
 
     def support(self, coeffs, axis: int = -1):
         return weigh(coeffs, self.upper, self.lower, axis)
@@ -170,7 +168,7 @@ def ordered(interval: Interval) -> Interval:
 
 
 def around(interval: Interval, value) -> Interval:
-    """Moves ends that rounding has carried past a value that is attained; NaN moves none."""
+    """Returns the interval with ends that rounding has carried past an attained value moved to it; NaN moves none."""
     value = jax.lax.stop_gradient(value)
     lower = jnp.where(value < interval.lower, value, interval.lower)
     return Interval(lower, jnp.where(value > interval.upper, value, interval.upper))

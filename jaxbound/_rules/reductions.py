@@ -161,11 +161,13 @@ def differences(l, u):
     Only -inf does not count: the least number of a type is a value like any other.
     """
     same, most = jnp.eye(l.shape[-1], dtype=bool), jnp.finfo(l.dtype).max
-    found = (l[..., None, :] - u[..., :, None], u[..., None, :] - l[..., :, None])
+    lower, upper = l[..., None, :] - u[..., :, None], u[..., None, :] - l[..., :, None]
     unbounded, absent = ((end == -jnp.inf)[..., None, :] for end in (l, u))
-    lower, upper = (jnp.minimum(end, most) for end in found)
-    ends = (jnp.where(same, 0, end) for end in (jnp.where(unbounded, -jnp.inf, lower), upper))
-    return tuple(jnp.where(absent, -jnp.inf, end) for end in ends)
+    lower, upper = (
+        jnp.where(unbounded, -jnp.inf, jnp.minimum(lower, most)),
+        jnp.minimum(upper, most),
+    )
+    return tuple(jnp.where(absent, -jnp.inf, jnp.where(same, 0, end)) for end in (lower, upper))
 
 
 def log_softmax(l, u) -> tuple[Plane, Plane]:
