@@ -163,11 +163,8 @@ def differences(l, u):
     same, most = jnp.eye(l.shape[-1], dtype=bool), jnp.finfo(l.dtype).max
     lower, upper = l[..., None, :] - u[..., :, None], u[..., None, :] - l[..., :, None]
     unbounded, absent = ((end == -jnp.inf)[..., None, :] for end in (l, u))
-    lower, upper = (
-        jnp.where(unbounded, -jnp.inf, jnp.minimum(lower, most)),
-        jnp.minimum(upper, most),
-    )
-    return tuple(jnp.where(absent, -jnp.inf, jnp.where(same, 0, end)) for end in (lower, upper))
+    found = (jnp.minimum(end, most) for end in (jnp.where(unbounded, -jnp.inf, lower), upper))
+    return tuple(jnp.where(absent, -jnp.inf, jnp.where(same, 0, end)) for end in found)
 
 
 def log_softmax(l, u) -> tuple[Plane, Plane]:
