@@ -122,6 +122,22 @@ def test_peer_finds_the_same_bounds(run, speed, monkeypatch):
     assert "excess" in report["methods"][-1]
 
 
+@pytest.mark.slow
+def test_first_bound(run, monkeypatch, capsys, tmp_path):
+    first_bound = importlib.import_module("first_bound")
+    names = ["--networks", "mlp", "--methods", "ibp", "--repeats", "1"]
+    (record,) = run(first_bound, *names)["records"]
+
+    cold, warm = (record[f"this {kind}"]["cpu_s"] for kind in ("cold", "warm"))
+    assert warm["compile"] < cold["compile"]  # the cache saves it
+    assert cold["all"] == pytest.approx(sum(cold[step] for step in first_bound.STEPS))
+    assert (tmp_path / "first_bound.png").read_bytes().startswith(b"\x89PNG")
+    for arguments in (["--repeats", "0"], ["--beside", str(tmp_path)]):
+        with pytest.raises(SystemExit):
+            run(first_bound, *arguments)
+        assert f"{arguments[0]} is {arguments[1]}" in capsys.readouterr().err
+
+
 def test_a_missing_peer_is_named(run, speed, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "auto_LiRPA", None)
     monkeypatch.delitem(sys.modules, "peer", raising=False)
