@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -25,20 +26,26 @@ def cut(value, window: Window | None, shape, place):
         return value.part(functools.partial(cut, window=window, shape=shape, place=place))
     if window is None:
         return value
-    moving = [axis for axis, span in enumerate(window) if span.axis is not None]
-    if moving:
-        grid = [window[axis].size for axis in moving]
-        places = []
-        for i, axis in enumerate(moving):
-            start = jnp.asarray(first(window[axis], place), jnp.int32)
-            steps = lax.broadcasted_iota(jnp.int32, (*grid, 1), i)
-            places.append(lax.clamp(np.int32(0), start + steps, np.int32(value.shape[axis] - 1)))
-        rest = tuple(axis for axis in range(len(window)) if axis not in moving)
-        numbers = lax.GatherDimensionNumbers(rest, tuple(moving), tuple(moving))
-        sizes_of = [1 if axis in moving else n for axis, n in enumerate(value.shape)]
-        indices = lax.concatenate(places, len(grid))
-        value = lax.gather(value, indices, numbers, sizes_of, mode="promise_in_bounds")
-    return jnp.reshape(value, shape)
+    return jnp.reshape(_gathered(value, window, place), shape)
+
+
+def _gathered(value, window: Window, place):
+    """Takes a window of an array by one gather."""
+    moving = tuple(axis for axis, span in enumerate(window) if span.axis is not None)
+    if not moving:
+        return value
+    lengths = [window[axis].size for axis in moving]
+
+    def along(i: int, axis: int):
+        start = jnp.asarray(first(window[axis], place), jnp.int32)
+        steps = lax.broadcasted_iota(jnp.int32, (*lengths, 1), i)
+        return lax.clamp(np.int32(0), start + steps, np.int32(value.shape[axis] - 1))
+
+    indices = lax.concatenate(list(itertools.starmap(along, enumerate(moving))), len(lengths))
+    others = tuple(axis for axis in range(len(window)) if axis not in moving)
+    numbers = lax.GatherDimensionNumbers(others, moving, moving)
+    block = [1 if axis in moving else n for axis, n in enumerate(value.shape)]
+    return lax.gather(value, indices, numbers, block, mode="promise_in_bounds")
 
 
 def inside(window: Window, shape: Sequence[int], place):
