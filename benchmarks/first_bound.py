@@ -48,7 +48,8 @@ def alone(network: str, method: str) -> dict[str, Any]:
     start = time.process_time()
     bound()
     seconds = bound.cpu | {"run": time.process_time() - start}
-    return {"cpu_s": seconds, "program_lines": bound.lines, "peak_mb": resident("VmHWM")}
+    record = {"cpu_s": seconds, "program_lines": bound.lines, "peak_mb": resident("VmHWM")}
+    return record | {"library": jb.__file__}
 
 
 def fresh(network: str, method: str, checkout: Path, cache: str) -> dict[str, Any]:
@@ -62,7 +63,10 @@ def fresh(network: str, method: str, checkout: Path, cache: str) -> dict[str, An
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{network} {method} with {checkout} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    if not Path(found["library"]).is_relative_to(checkout):
+        raise RuntimeError(f"{found['library']} was measured; expected that of {checkout}")
+    return found
 
 
 def measure(network: str, method: str, checkouts: dict[str, Path], repeats: int) -> dict[str, Any]:
