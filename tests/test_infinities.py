@@ -98,3 +98,12 @@ def test_a_decided_maximum_is_exact():
         np.testing.assert_allclose(
             [bounds.lower, bounds.upper], [-1, 1] if walk is jb.ibp else 0, atol=1e-6
         )
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_a_known_value_that_is_nan_may_be_any_number(walk):
+    fn = lambda x: (x[:0].mean(), jnp.array([jnp.nan, 1.0, INF]), jnp.arange(2))
+    mean, known, integers = by_numpy(lambda x: walk(fn, x))(box(np.zeros(3), 1.0))
+    np.testing.assert_array_equal([mean.lower, mean.upper], [-INF, INF])
+    np.testing.assert_array_equal([known.lower, known.upper], [[-INF, 1, INF], [INF, 1, INF]])
+    np.testing.assert_array_equal([integers.lower, integers.upper], [[0, 1], [0, 1]])

@@ -82,6 +82,14 @@ def smallest(dtype) -> float:
     return float(info.smallest_subnormal if info.dtype == np.float16 else info.tiny)
 
 
+def exactly(value) -> Interval:
+    """Returns the interval of a known value; where it is NaN, of all numbers."""
+    value = jnp.asarray(value)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        return Interval(value, value)
+    return Interval(*(jnp.where(jnp.isnan(value), end, value) for end in (-jnp.inf, jnp.inf)))
+
+
 def outward(lower, upper) -> Interval:
     """Replaces ends that carry no information (NaN, or infinite on the wrong side) by infinite ones."""
     return Interval(

@@ -48,16 +48,16 @@ def linear_bounds(fn, *args, method=crown, **options):
     with precision():
         context = prepare(recipe, fn, args, options)
 
-        def constant(low, high) -> LinearBounds:
-            zeros = tuple(jnp.zeros((*low.shape, *v.shape), v.dtype) for v in context.regions)
-            return LinearBounds(zeros, low, zeros, high)
+        def constant(found: Interval) -> LinearBounds:
+            zeros = tuple(jnp.zeros((*found.shape, *v.shape), v.dtype) for v in context.regions)
+            return LinearBounds(zeros, found.lower, zeros, found.upper)
 
         def of(var: Var) -> LinearBounds:
             if var.is_float:
                 return linear_bounds_of(rows, context, var)
-            return constant(context.env[var].lower, context.env[var].upper)
+            return constant(context.env[var])
 
-        return outputs(context, of, lambda value: constant(value, value))
+        return outputs(context, of, constant)
 
 
 def intermediate_bounds(fn, *args, method=crown, **options) -> dict[str, Interval]:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxbound._bounds.interval import Interval, check_ends, intersect
+from jaxbound._bounds.interval import Interval, check_ends, exactly, intersect
 from jaxbound._bounds.numerics import concrete
 from jaxbound._bounds.regions import arrays_of, is_region
 from jaxbound._methods.recipes import Recipe
@@ -191,10 +191,10 @@ def attained(context: Context) -> Mapping[Var, Any] | None:
     return values
 
 
-def outputs(context: Context, of: Callable[[Var], Any], known: Callable[[Any], Any]) -> Any:
-    """Applies ``of`` to uncertain outputs and ``known`` to the others; returns the tree of the function's value."""
+def outputs(context: Context, of: Callable[[Var], Any], known: Callable[[Interval], Any]) -> Any:
+    """Returns the tree of the function's value with ``of`` uncertain outputs, ``known`` of the intervals of others."""
     found = [
-        of(a) if isinstance(a, Var) and a.uncertain else known(jnp.asarray(read(context.env, a)))
+        of(a) if isinstance(a, Var) and a.uncertain else known(exactly(read(context.env, a)))
         for a in context.graph.outputs
     ]
     return jax.tree.unflatten(context.graph.out_tree, found)

@@ -29,7 +29,7 @@ def _bound(recipe: Recipe, fn, args, options: Options) -> Any:
             found = cast(recipe.output(context, var), var.dtype)
             return ordered(found) if values is None else around(found, values[var])
 
-        return outputs(context, of, lambda value: Interval(value, value))
+        return outputs(context, of, lambda known: known)
 
 
 def ibp(fn, *args, intermediates=None, chunk_size=None):
