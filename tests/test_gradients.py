@@ -121,3 +121,24 @@ def test_chords_of_almost_no_width():
     total = lambda r: sum((b := jb.crown(fn, r)).upper.sum() - b.lower.sum() for fn in fns)
     found = jax.jit(jax.grad(total))(region)
     assert np.isfinite([found.lower, found.upper]).all()
+
+
+@pytest.mark.parametrize("method", [jb.lbp, jb.crown_ibp, jb.crown_lbp, jb.crown])
+def test_at_points_of_networks(method):
+    """Both ends have the function's derivative, though rounding leaves most of them beside its value."""
+    rng = np.random.default_rng(0)
+    weights = list(jnp.asarray(rng.normal(0, 0.5, (3, 8, 8)), "float32"))
+    x = jnp.asarray(rng.normal(0, 1, (16, 8)), "float32")
+
+    def fn(x, weights):
+        first, second, last = weights
+        return last @ jax.nn.relu(second @ jax.nn.relu(first @ x))
+
+    def ends(weights, x):
+        found = method(fn, jb.Interval(x, x), weights)
+        return found.lower, found.upper
+
+    true = jax.vmap(jax.jacrev(lambda w, x: fn(x, w)), (None, 0))(weights, x)
+    for slopes in jax.vmap(jax.jacrev(ends), (None, 0))(weights, x):
+        for slope, expected in zip(slopes, true, strict=True):
+            np.testing.assert_allclose(slope, expected, rtol=1e-3, atol=1e-5)

@@ -176,10 +176,19 @@ def ordered(interval: Interval) -> Interval:
 
 
 def around(interval: Interval, value) -> Interval:
-    """Returns the interval with ends that rounding has carried past an attained value moved to it; NaN moves none."""
-    value = jax.lax.stop_gradient(value)
-    lower = jnp.where(value < interval.lower, value, interval.lower)
-    return Interval(lower, jnp.where(value > interval.upper, value, interval.upper))
+    """Returns the interval with ends that rounding has carried past an attained value moved to it; NaN moves none.
+
+    An end that moves keeps its own gradient.
+    """
+
+    def at_value(end):
+        return jax.lax.stop_gradient(value) + (end - jax.lax.stop_gradient(end))
+
+    lower, upper = interval.lower, interval.upper
+    return Interval(
+        jnp.where(value < lower, at_value(lower), lower),
+        jnp.where(value > upper, at_value(upper), upper),
+    )
 
 
 def check_ends(interval: Interval, name: str) -> None:
