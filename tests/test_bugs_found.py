@@ -116,3 +116,22 @@ def test_capacity_where_a_limit_comes_later():
 def test_complex_values_have_no_order(method):
     with pytest.raises(TypeError, match="value is complex"):
         jax.eval_shape(functools.partial(method, lambda x: x + 1j), BOX)
+
+
+@pytest.mark.parametrize("padding", [(-2, 3), (-3, 4), (3, -1), (-1, 1)])
+@pytest.mark.parametrize("size", [1, 2])
+def test_convolution_whose_padding_cuts_the_input_away(size, padding):
+    """Negative padding, as long as the input or longer: raised."""
+    kernel = jnp.array([2.0]).reshape(1, 1, 1)
+    names = ("NHC", "HIO", "NHC")
+
+    def fn(x):
+        conv = lax.conv_general_dilated(
+            x.reshape(1, -1, 1), kernel, (1,), [padding], None, None, names
+        )
+        return conv.ravel()
+
+    kept = jnp.arange(1.0, 1 + size)
+    found = jb.crown(fn, jb.linf_ball(kept, 0.5))
+    np.testing.assert_allclose(found.lower, fn(kept - 0.5), atol=1e-6)
+    np.testing.assert_allclose(found.upper, fn(kept + 0.5), atol=1e-6)

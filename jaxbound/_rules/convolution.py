@@ -171,8 +171,9 @@ def _by_taps(rows, kernel, window: Window):
     """
     *size, fan_in, _ = kernel.shape
     places = rows.shape[1:-1]
-    counts = [
-        -(-(n + window.padding[a][0]) // window.strides[a]) for a, n in enumerate(window.size)
+    counts = [  # 0, where negative padding cuts all of the input away
+        -(-max(0, n + before) // stride)
+        for n, (before, _), stride in zip(window.size, window.padding, window.strides, strict=True)
     ]
     last = ((rows.ndim - 2,), (kernel.ndim - 1,))
 
