@@ -23,7 +23,7 @@ with contextlib.suppress(AttributeError, TypeError):
 class Timed:
     """A compiled function on its arguments, with the seconds that tracing and compiling took.
 
-    `cpu` holds the CPU seconds of each step, and `lines` the length of the program that XLA is given.
+    `cpu` holds the CPU seconds of each step.
     """
 
     def __init__(self, fn: Callable, *args: Any, **options: Any):
@@ -31,14 +31,13 @@ class Timed:
         mark = lambda: marks.append((time.perf_counter(), time.process_time()))
         traced = jax.jit(fn, **options).trace(*args)
         mark()
-        lowered, self.jaxpr = traced.lower(), traced.jaxpr
+        self.lowered, self.jaxpr = traced.lower(), traced.jaxpr
         mark()
-        self.compiled, self.args = lowered.compile(), args
+        self.compiled, self.args = self.lowered.compile(), args
         mark()
         wall, cpu = np.diff(marks, axis=0).T
         self.trace_s, self.compile_s = wall[0] + wall[1], wall[2]
         self.cpu = dict(zip(("trace", "lower", "compile"), cpu.tolist(), strict=True))
-        self.lines = lowered.as_text().count("\n")
 
     @property
     def memory(self) -> int:

@@ -60,7 +60,7 @@ class Region:
 
     @property
     def point(self) -> Any:
-        """Returns an array of the set, or None if none is at hand: then both ends of a bound cost as much as one."""
+        """Returns an array of the set, or None if none is at hand: then one end of a bound costs as much as both."""
         return None
 
     def support(self, coeffs, axis: int = -1) -> Any:
