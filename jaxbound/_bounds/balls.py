@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxbound._bounds.interval import Interval, check_ends, check_floating
+from jaxbound._bounds.norms import clipped_support, dual, norm
 from jaxbound._bounds.numerics import along, concrete
 from jaxbound._bounds.regions import Region
 
@@ -64,11 +64,33 @@ class LpBall(Region):
         found = self.supported(self._terms(coeffs, axis))
         if self.clip is None or self.p == jnp.inf:
             return found
-        return jnp.fmin(found, _clipped(self, self.clip, coeffs, axis))
+        return jnp.fmin(found, clipped_support(self, self.clip, coeffs, axis))
 
     @property
     def point(self):
         return self.center
+
+    def start(self, share):
+        return self.nearest(self.center + (2 * share - 1) * self.radius)
+
+    def steepest(self, slope, x):
+        if self.clip is not None:  # what has nowhere to go stays
+            stuck = jnp.where(slope > 0, x >= self.clip.upper, x <= self.clip.lower)
+            slope = jnp.where(stuck, 0, slope)
+        size = jnp.abs(slope) / jnp.maximum(jnp.abs(slope).max(), jnp.finfo(slope.dtype).tiny)
+        # <slope, d> is greatest on norm(d, p) <= 1 where Hoelder's inequality is an equality: |d|^(p-1) ~ |slope|;
+        # for p = 1, at the largest elements.
+        size = size >= 1 if self.p == 1 else size ** (1 / (self.p - 1))
+        step = jnp.sign(slope) * size
+        return self.radius * step / jnp.maximum(jnp.linalg.norm(step.ravel(), self.p), 1)
+
+    def nearest(self, x):
+        """Clips, then moves towards the centre as far as the ball asks for."""
+        if self.clip is not None:
+            x = jnp.clip(x, self.clip.lower, self.clip.upper)
+        far = jnp.linalg.norm((x - self.center).ravel(), self.p)
+        share = jnp.where(far > self.radius, self.radius / jnp.where(far > 0, far, 1), 1)
+        return self.center + share * (x - self.center)
 
     def part(self, take) -> LpBall:
         clip = None if self.clip is None else self.clip.part(take)
@@ -78,13 +100,13 @@ class LpBall(Region):
         """Returns ``<coeffs, center>`` and the dual norm; of a clipped ball, the support of its box as well."""
         center = (coeffs * along(self.center, coeffs.ndim, axis)).sum(axis)
         box = [] if self.clip is None else [self.box.support(coeffs, axis)]
-        return [center, _norm(coeffs, _dual(self.p), axis), *box]
+        return [center, norm(coeffs, dual(self.p), axis), *box]
 
     def shares(self, coeffs, axis: int = -1):
         return jnp.stack(self._terms(coeffs, axis))
 
     def merged(self, shares):
-        return shares.sum(0).at[1].set(_norm(shares[:, 1], _dual(self.p), 0))
+        return shares.sum(0).at[1].set(norm(shares[:, 1], dual(self.p), 0))
 
     def supported(self, shares):
         """Returns the support; of a clipped ball the smaller of the ball's and the box's, an upper bound."""
@@ -211,76 +233,3 @@ def _check_radius(radius, name: str) -> None:
     if value is not None and not (value >= 0).all():
         worst = np.min(value) if not np.isnan(value).any() else math.nan
         raise ValueError(f"{name} is {worst}; expected a radius >= 0")
-
-
-def _clipped(ball: LpBall, clip: Interval, coeffs, axis: int):
-    """Returns the support of a clipped ball: ``max <c, x>`` for ``norm(x - center, p) <= r`` and x in the clip.
-
-    With a = ``|c|`` and room t in [0, r] towards the sign of c, this is ``<c, center>`` plus the
-    maximum of ``<a, d>`` for ``0 <= d <= t, norm(d, p) <= r``. By Hoelder's inequality every u in
-    [0, a] is proof of an upper bound, ``<a, d> <= r norm(u, q) + <t, a - u>``. The least one is attained at
-    some ``u = min(a, mu (t/r)^(p-1))``: there ``d = min(t, r (a/mu)^(q-1))`` has the norm r, or mu = 0.
-    Bisection finds mu; the value returned is an upper bound for every mu, so the bound stays sound.
-    """
-    p, radius = ball.p, ball.radius
-    sides = (clip.upper - ball.center, ball.center - clip.lower)
-    up, down = (along(_share(jnp.maximum(side, 0), radius), coeffs.ndim, axis) for side in sides)
-    share = jnp.where(coeffs > 0, up, down)
-    size = jnp.where(share > 0, jnp.abs(coeffs), 0)
-    scale = lax.stop_gradient(size.max(axis, initial=0, keepdims=True))
-    size = size / jnp.where(scale > 0, scale, 1)
-    limit = _limit(share, size, p, axis)
-    proof = jnp.minimum(size, limit)
-    least = _norm(proof, _dual(p), axis) + (share * (size - proof)).sum(axis)
-    center = (coeffs * along(ball.center, coeffs.ndim, axis)).sum(axis)
-    return center + radius * scale.squeeze(axis) * least
-
-
-def _share(room, radius):
-    """Returns ``min(room, radius) / radius``; for radius 0 its limit: 1 where there is room, else 0."""
-    some = jnp.where(radius > 0, radius, 1)
-    return jnp.where(room < radius, room / some, jnp.where(room > 0, 1, 0).astype(room.dtype))
-
-
-def _limit(share, size, p: float, axis: int):
-    """Returns ``mu share^(p-1)`` at the best mu; for p > 1 a constant for the gradient, as that mu is stationary."""
-    room, most = lax.stop_gradient((share, size))
-
-    def narrow(_, ends):
-        low, high = ends
-        mu = (low + high) / 2
-        moved = (
-            jnp.where(most > mu, room, 0)
-            if p == 1
-            else jnp.minimum(room, (most / mu) ** (1 / (p - 1)))
-        )
-        far = (moved**p).sum(axis, keepdims=True) > 1
-        return jnp.where(far, mu, low), jnp.where(far, high, mu)
-
-    high = jnp.expand_dims(_norm(most, _dual(p), axis), axis)
-    steps = jnp.finfo(size.dtype).nmant + 2
-    high = lax.fori_loop(0, steps, narrow, (jnp.zeros_like(high), high))[1]
-    if p == 1:  # the best mu is one of the sizes, not stationary: it has that size's gradient
-        return jnp.where(size <= high, size, 0).max(axis, initial=0, keepdims=True)
-    return high * room ** (p - 1)
-
-
-def _dual(p: float) -> float:
-    """Returns q with ``1/p + 1/q = 1``."""
-    if p == 1:
-        return jnp.inf
-    return 1.0 if p == jnp.inf else p / (p - 1)
-
-
-def _norm(coeffs, q: float, axis: int):
-    """Returns ``norm(coeffs, q)`` along ``axis``, with finite gradients at 0."""
-    size = jnp.abs(coeffs)
-    if q == 1:
-        return size.sum(axis)
-    largest = size.max(axis, initial=0, keepdims=True)
-    if q == jnp.inf:
-        return largest.squeeze(axis)
-    scale = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
-    total = ((size / scale) ** q).sum(axis)
-    some = total > 0
-    return jnp.where(some, scale.squeeze(axis) * jnp.where(some, total, 1) ** (1 / q), 0)

@@ -54,6 +54,15 @@ class Interval(Region):
     def support(self, coeffs, axis: int = -1):
         return weigh(coeffs, self.upper, self.lower, axis)
 
+    def start(self, share):
+        return self.nearest(self.lower + share * (self.upper - self.lower))
+
+    def steepest(self, slope, x):
+        return (self.upper - self.lower) / 2 * jnp.sign(slope)
+
+    def nearest(self, x):
+        return jnp.clip(x, self.lower, self.upper)
+
     def part(self, take) -> Interval:
         return Interval(take(self.lower), take(self.upper))
 

@@ -49,6 +49,19 @@ class Polytope(Region):
     def support(self, coeffs, axis: int = -1):
         return self.supported(self.shares(coeffs, axis))
 
+    def start(self, share):
+        return self._farthest(share - 0.5)
+
+    def steepest(self, slope, x):
+        return self._farthest(slope) - x  # a part of this step does not leave the hull
+
+    def nearest(self, x):
+        return x
+
+    def _farthest(self, direction):
+        """Returns where the hull reaches farthest, a subgradient of its support: a vertex, or the mean of several."""
+        return jax.grad(self.support)(direction.ravel()).reshape(self.shape)
+
     def part(self, take) -> Polytope:
         return Polytope(jax.vmap(take)(self.vertices))
 

@@ -67,6 +67,23 @@ class Region:
         """Returns ``max <coeffs, x>`` over the set, or an upper bound; coeffs hold the elements of x along ``axis``."""
         raise NotImplementedError
 
+    # What an attack asks of a set: a walk starts in it, steps along a slope, and never leaves it.
+
+    def start(self, share) -> Any:
+        """Returns a point of the set for an array of numbers in [0, 1]: about the middle for 0.5."""
+        raise TypeError(
+            f"region is a {type(self).__name__}, whose points an attack does not know; expected a set with `start`, "
+            "`steepest` and `nearest`, such as jb.Interval, jb.LpBall or jb.Polytope"
+        )
+
+    def steepest(self, slope, x) -> Any:
+        """Returns the step from x, about one radius long, along which ``<slope, step>`` is greatest."""
+        raise NotImplementedError
+
+    def nearest(self, x) -> Any:
+        """Returns a point of the set near x, and x if it is in the set."""
+        raise NotImplementedError
+
     def part(self, take: Callable[[Any], Any]) -> Any:
         """Returns the set of some elements; ``take`` picks them from an array of the set's shape, each once or more."""
         raise NotImplementedError

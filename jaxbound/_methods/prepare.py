@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxbound._bounds.interval import Interval, check_ends, exactly, intersect
 from jaxbound._bounds.numerics import concrete
-from jaxbound._bounds.regions import arrays_of, is_region
+from jaxbound._bounds.regions import Region, arrays_of, is_region
 from jaxbound._methods.recipes import Recipe
 from jaxbound._program.graph import Equation, Graph, Var, read
 from jaxbound._program.trace import trace
@@ -37,6 +37,7 @@ class Options:
     capacity: int | dict[str, int | None] | None = None
     early: bool = False
     published: bool = False
+    constraints: dict[str, Interval] | None = None
 
 
 def prepare(
@@ -55,6 +56,8 @@ def prepare(
     """
     start = _before_all(fn, args, options)
     given = intervals_of(start.graph, options.intermediates)
+    for var, held in start.constraints.items():
+        given[var] = intersect(given[var], held) if var in given else held
     levels = exactness(start.graph, start.regions, restart=False)
     lines: dict[Var, Relaxation] = {}
 
@@ -82,7 +85,10 @@ def _before_all(fn, args, options: Options) -> Context:
     graph = trace(fn, *args)
     check_supported(graph)
     inputs = dict(zip(graph.inputs, leaves, strict=True))
-    regions = {var: leaf for var, leaf in inputs.items() if is_region(leaf)}
+    constraints = intervals_of(graph, options.constraints, "constraints")
+    regions = {
+        var: _held(leaf, constraints.get(var)) for var, leaf in inputs.items() if is_region(leaf)
+    }
     known = graph.known({var: leaf for var, leaf in inputs.items() if var not in regions})
     choices, side_by_side = _choices(graph, options.relaxation), examples(leaves)
     return Context(
@@ -97,7 +103,13 @@ def _before_all(fn, args, options: Options) -> Context:
         capacity=_capacities(graph, options.capacity),
         early=options.early,
         published=options.published,
+        constraints=constraints,
     )
+
+
+def _held(region: Region, constraint: Interval | None) -> Region:
+    """Returns the part of a box that meets a constraint; another set as it is."""
+    return intersect(region.box, constraint) if constraint and region.independent else region
 
 
 def leaves_of(args) -> list[Any]:
@@ -164,16 +176,18 @@ def _capacities(graph: Graph, capacity) -> Callable[[Var], int | None]:
     return {names[name]: limit for name, limit in limits.items()}.get
 
 
-def intervals_of(graph: Graph, intermediates: dict[str, Interval] | None) -> dict[Var, Interval]:
-    """Returns the intervals that ``intermediates`` gives, by variable; raises if one is not valid."""
+def intervals_of(
+    graph: Graph, intervals: dict[str, Interval] | None, argument: str = "intermediates"
+) -> dict[Var, Interval]:
+    """Returns the intervals that an argument gives by name, by variable; raises if one is not valid."""
     names = names_of(graph)
     given = {}
-    for name, interval in (intermediates or {}).items():
-        _check_known(name, names, "intermediates")
-        check_ends(interval, f"intermediates[{name!r}]")
+    for name, interval in (intervals or {}).items():
+        _check_known(name, names, argument)
+        check_ends(interval, f"{argument}[{name!r}]")
         if interval.shape != names[name].shape:
             raise ValueError(
-                f"intermediates[{name!r}] has shape {interval.shape}; expected {names[name].shape}"
+                f"{argument}[{name!r}] has shape {interval.shape}; expected {names[name].shape}"
             )
         given[names[name]] = interval
     return given

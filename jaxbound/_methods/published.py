@@ -19,8 +19,8 @@ def _bound(recipe: Recipe, fn, args, options: Options) -> Any:
     with precision():
         context = prepare(recipe, fn, args, options)
         # Ends are put in order by a value between them, so that neither looks at the other. Intervals know both ends;
-        # a value that is attained may lie off given intervals.
-        apart = recipe.relaxes and not options.intermediates
+        # a value that is attained may lie off given intervals, or where constraints do not hold.
+        apart = recipe.relaxes and not options.intermediates and not options.constraints
         values = attained(context) if apart else None
 
         def of(var: Var) -> Interval:
@@ -197,6 +197,7 @@ def alpha_crown(
     relaxation="adaptive",
     intermediates=None,
     chunk_size=None,
+    constraints=None,
     capacity=None,
     early=False,
 ):
@@ -219,6 +220,9 @@ def alpha_crown(
         costs about three times `crown`.
       relaxation: one more kind of lines to start from.
       intermediates: as of `crown`.
+      constraints: optional dict, keyed as ``intermediates``, of intervals with infinite ends where there is no
+        constraint. The bounds hold for those x at which the operands lie in them (a sub-domain of a branch and
+        bound); every finite end has a multiplier (beta) for each output, optimised with the alphas.
       chunk_size: as of `crown`.
       capacity: as of `crown`.
       early: as of `crown`.
@@ -237,10 +241,13 @@ def alpha_crown(
       >>> round(jb.crown(fn, box).lower.item(), 2), round(jb.alpha_crown(fn, box).lower.item(), 2)
       (-2.0, 0.0)
 
-    References: Xu et al., arXiv 2011.13824.
+    References: Xu et al., arXiv 2011.13824; Wang et al., arXiv 2103.06624 (constraints).
     """
     recipe = optimising(steps, optimizer, optimize_intermediates)
-    return _bound(recipe, fn, args, Options(relaxation, intermediates, chunk_size, capacity, early))
+    options = Options(
+        relaxation, intermediates, chunk_size, capacity, early, constraints=constraints
+    )
+    return _bound(recipe, fn, args, options)
 
 
 # The recipe of each method; a function of those options that the others do not have.

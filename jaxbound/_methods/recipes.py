@@ -15,12 +15,13 @@ from jaxbound._program.graph import Var
 from jaxbound._rules.elementwise import ELEMENTWISE, is_partial
 from jaxbound._rules.linear_rules import linear_operands
 from jaxbound._rules.relaxing import relax
-from jaxbound._walks.alphas import Search, best_start, optimised, to_unit_interval
+from jaxbound._walks.alphas import Search, best_start, optimised, sound
 from jaxbound._walks.context import Context
 from jaxbound._walks.exactness import LOOSE, exactness
 from jaxbound._walks.intervals import interval_step
 from jaxbound._walks.operands import affine_ends
 from jaxbound._walks.rows import (
+    Bounder,
     Finish,
     RowEnds,
     apart,
@@ -59,7 +60,7 @@ def backward(ends: Callable[..., RowEnds]) -> Callable[[Context, Var], Interval]
     """Returns a way to bound an operand by rows back to the inputs: all elements, or as many undecided ones as may."""
 
     def operand(context: Context, var: Var) -> Interval:
-        known, bounder = context.env[var], by_windows(context, var, ends)
+        known, bounder = context.env[var], _by_rows(context, var, ends)
         count = context.capacity(var)
         if count is None:
             return _update(context, var, concretized(bounder, var))
@@ -73,6 +74,13 @@ def backward(ends: Callable[..., RowEnds]) -> Callable[[Context, Var], Interval]
         return _update(context, var, outward(lower, upper))
 
     return operand
+
+
+def _by_rows(context: Context, var: Var, ends: Callable[..., RowEnds]) -> Bounder:
+    """Bounds by rows back to the inputs: through windows, unless constraints tie elements of other places."""
+    if context.constraints:
+        return by_rows(from_inputs, context, var, ends)
+    return by_windows(context, var, ends)
 
 
 def _update(context: Context, var: Var, found: Interval) -> Interval:
@@ -144,7 +152,7 @@ def backward_output(ends: Callable[..., RowEnds]) -> Callable[[Context, Var], In
     """Returns a way to bound the output by rows back to the inputs."""
 
     def output(context: Context, var: Var) -> Interval:
-        return _within(context, var, concretized(by_windows(context, var, ends), var))
+        return _within(context, var, concretized(_by_rows(context, var, ends), var))
 
     return output
 
@@ -186,7 +194,7 @@ def optimising(steps=20, optimizer=None, optimize_intermediates=False) -> Recipe
         raise TypeError(
             f"optimizer is {optimizer!r}; expected an optax gradient transformation, such as optax.adam(0.1)"
         )
-    best = functools.partial(optimised, Search(steps, optimizer, to_unit_interval))
+    best = functools.partial(optimised, Search(steps, optimizer, sound))
     operand = backward(best if optimize_intermediates else best_start)
     return Recipe("alpha_crown", operand, backward_output(best), None)
 

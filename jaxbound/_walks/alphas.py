@@ -1,8 +1,9 @@
-"""Optimises lines: finds for every row the alphas that make its bound the best."""
+"""Optimises lines and multipliers: finds for every row the alphas and betas that make its bound the best."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,14 +12,24 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxbound._bounds.numerics import concrete
-from jaxbound._program.graph import Constant, Var
+from jaxbound._program.graph import Constant, Equation, Var
 from jaxbound._rules.relaxing import Choices
+from jaxbound._walks.backward import Step
 from jaxbound._walks.context import Context
 from jaxbound._walks.operands import nonlinear_before
 from jaxbound._walks.rows import Finish, RowEnds, Rows, least
 
-# One dict of arrays by side, "lower" and "upper", per non-linear equation before a variable.
-Alphas = list[dict[str, Any]]
+
+class Parameters(NamedTuple):
+    """Holds the free parameters of a row, each a list of dicts of arrays by side, "lower" and "upper".
+
+    Attributes:
+      alphas: in [0, 1], where free lines lie, per non-linear equation before a variable.
+      betas: >= 0, the multipliers of the ends of every constraint of the context.
+    """
+
+    alphas: list[dict[str, Any]]
+    betas: list[dict[str, Any]]
 
 
 class Search(NamedTuple):
@@ -35,20 +46,22 @@ class Search(NamedTuple):
     project: Callable[[Any], Any]
 
 
-def to_unit_interval(alphas):
-    """Projects alphas to [0, 1]."""
-    return jax.tree.map(lambda alpha: jnp.clip(alpha, 0, 1), alphas)
+def sound(parameters: Parameters) -> Parameters:
+    """Projects alphas to [0, 1], and betas to the numbers >= 0."""
+    alphas, betas = parameters
+    clipped = jax.tree.map(lambda alpha: jnp.clip(alpha, 0, 1), alphas)
+    return Parameters(clipped, jax.tree.map(lambda beta: jnp.maximum(beta, 0), betas))
 
 
 def best_start(kind: Callable[..., Finish], context: Context, var: Var) -> RowEnds:
     """Returns a function for both ends by one walk: each row takes the best of the starting lines, without a search."""
-    starts = _starts(context, var)
+    starts = best_starts(context, var)
     stacked = lax.stop_gradient(_stack(starts))
 
     def ends_of_rows(rows: Rows, offset):
         def of_sign(sign):
             turned = {v: sign * row for v, row in rows.items()}
-            end = lambda alphas: _lower(kind, context, var, alphas, turned, sign * offset)
+            end = lambda found: lower_ends(kind, context, var, found, turned, sign * offset)
             return jax.vmap(end, axis_size=len(starts))(stacked).max(0)
 
         lower, upper = jax.vmap(of_sign)(jnp.array([1, -1], offset.dtype))
@@ -58,19 +71,18 @@ def best_start(kind: Callable[..., Finish], context: Context, var: Var) -> RowEn
 
 
 def optimised(search: Search, kind: Callable[..., Finish], context: Context, var: Var) -> RowEnds:
-    """Returns a function for both ends by two walks: each row has its own alphas, optimised from its best start.
+    """Returns a function for both ends by two walks: each row has its own parameters, optimised from its best start.
 
-    The gradient of an end takes its alphas as constants: none flows through their search.
+    The gradient of an end takes its parameters as constants: none flows through their search.
     """
     still = _stopped(context)
-    starts = lax.stop_gradient(_starts(still, var))
+    starts = lax.stop_gradient(best_starts(still, var))
 
     def of_row(rows: Rows, offset):
         stopped = {v: lax.stop_gradient(row) for v, row in rows.items()}
-        value = lambda alphas: _lower(kind, still, var, alphas, stopped, lax.stop_gradient(offset))[
-            0
-        ]
-        return _lower(kind, context, var, ascend(value, starts, search), rows, offset)[0]
+        ends = functools.partial(lower_ends, kind, still, var)
+        value = lambda found: ends(found, stopped, lax.stop_gradient(offset))[0]
+        return lower_ends(kind, context, var, ascend(value, starts, search), rows, offset)[0]
 
     def lower(rows: Rows, offset):
         alone = lambda parts, offset: of_row(
@@ -84,23 +96,67 @@ def optimised(search: Search, kind: Callable[..., Finish], context: Context, var
     )
 
 
-def _lower(kind: Callable[..., Finish], context: Context, var: Var, alphas: Alphas, rows, offset):
-    """Returns lower ends ``[K]`` of rows from ``var`` by the lines at these alphas."""
+def with_parameters(context: Context, var: Var, found: Parameters) -> Context:
+    """Returns the context with the lines before ``var`` at the alphas, and a step that applies the betas."""
     equations = nonlinear_before(context.graph, var)
-    sides = {eqn.outputs[0]: a for eqn, a in zip(equations, alphas, strict=True)}
+    sides = {eqn.outputs[0]: a for eqn, a in zip(equations, found.alphas, strict=True)}
     chosen = context.choosing(context.choices._replace(alphas=sides), var)
-    return least(kind(chosen, var)(rows, offset))
+    return dataclasses.replace(chosen, step=multiplied(context, found.betas))
 
 
-def _starts(context: Context, var: Var) -> list[Alphas]:
-    """Returns the alphas of the lines asked for, and of those that suit ordinary and certified networks."""
+def lower_ends(
+    kind: Callable[..., Finish], context: Context, var: Var, found: Parameters, rows, offset
+):
+    """Returns lower ends ``[K]`` of rows from ``var`` with these parameters."""
+    return least(kind(with_parameters(context, var, found), var)(rows, offset))
+
+
+def multiplied(context: Context, betas: list[dict[str, Any]]) -> Step:
+    """Returns the context's step, and then a step that adds to rows what is at most 0 wherever the constraints hold.
+
+    That is ``-beta (z - p)`` for an end ``z >= p``, and ``beta (z - p)`` for an end ``z <= p``; 0 if p is infinite.
+    References: Wang et al., arXiv 2103.06624.
+    """
+    multipliers = dict(zip(context.constraints, betas, strict=True))
+
+    def step(eqn: Equation, rows: Rows, offset):
+        rows, offset = context.step(eqn, rows, offset)
+        for out in eqn.outputs:
+            if out not in multipliers:
+                continue
+            held, sides = context.constraints[out], multipliers[out]
+            slope = 0
+            for sign, side, end in ((-1, "lower", held.lower), (1, "upper", held.upper)):
+                there = jnp.isfinite(end)
+                beta = jnp.where(there, sign * sides[side], 0)
+                slope = slope + beta
+                offset = offset - (beta * jnp.where(there, end, 0)).sum()
+            rows = (
+                rows | {out: rows[out] + slope}
+                if out in rows
+                else rows | {out: jnp.broadcast_to(slope, (len(offset), *out.shape))}
+            )
+        return rows, offset
+
+    return step
+
+
+def best_starts(context: Context, var: Var) -> list[Parameters]:
+    """Returns the alphas of the lines asked for, and of those that suit ordinary and certified networks; no betas."""
     asked = context.choices
     if asked.kind == "constant":
         raise ValueError("relaxation is 'constant'; its lines have no alphas to optimise")
     kinds = [kind for kind in ("adaptive", "tight") if asked.alphas or kind != asked.kind]
     found = [context, *(context.choosing(Choices(kind), var) for kind in kinds)]
     equations = nonlinear_before(context.graph, var)
-    return [[start.lines[eqn.outputs[0]].alphas for eqn in equations] for start in found]
+    nothing = [
+        {side: jnp.zeros(v.shape, v.dtype) for side in ("lower", "upper")}
+        for v in context.constraints
+    ]
+    return [
+        Parameters([start.lines[eqn.outputs[0]].alphas for eqn in equations], nothing)
+        for start in found
+    ]
 
 
 def ascend(value: Callable[[Any], Any], starts: Sequence[Any], search: Search) -> Any:

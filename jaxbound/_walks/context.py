@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxbound._bounds.interval import Interval
 from jaxbound._bounds.regions import Region
 from jaxbound._program.graph import Graph, Var
 from jaxbound._rules.relaxing import Choices, Lines, relax_all
@@ -30,6 +31,7 @@ class Context:
       capacity: gives how many elements of an operand walk back; None: all.
       early: whether rows are concretized at the known intervals on their way too.
       published: whether bounds found by linear bounds replace the intervals.
+      constraints: intervals in which bounds may take values to lie; each finite end can have a multiplier.
       step: what happens to rows on their way back, besides going through equations.
     """
 
@@ -44,6 +46,7 @@ class Context:
     capacity: Callable[[Var], int | None] = lambda var: None
     early: bool = False
     published: bool = False
+    constraints: Mapping[Var, Interval] = dataclasses.field(default_factory=dict)
     step: Step = unchanged
 
     def rows_at_once(self, graph: Graph) -> int:

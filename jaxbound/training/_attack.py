@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -97,7 +96,7 @@ def start_walk(fn: Logits, region: jb.Region, label, key: jax.Array, restart) ->
     """Starts at the centre of the region for restart 0, at random for the others."""
     uniform = jax.random.uniform(jax.random.fold_in(key, restart), region.shape, region.dtype)
     share = jnp.where(restart == 0, 0.5, uniform)
-    x = _start(region, share)
+    x = region.start(share)
     margins = jax.eval_shape(lambda x: jb.margins(fn(x), label), x)
     return Walk(x, Attack(x, jnp.full(margins.shape, jnp.inf, margins.dtype)))
 
@@ -110,83 +109,8 @@ def move(fn: Logits, region: jb.Region, label, walk: Walk, step_size: jax.typing
         return margins.min(), margins
 
     slope, margins = jax.grad(smallest, has_aux=True)(walk.x)
-    there = _project(region, walk.x - step_size * _steepest(region, slope, walk.x))
+    there = region.nearest(walk.x + step_size * region.steepest(-slope, walk.x))
     return Walk(there, _worse(Attack(walk.x, margins), walk.worst))
-
-
-# ---------------------------------------------------------------- what an attack asks of a set
-
-
-@functools.singledispatch
-def _start(region: jb.Region, share) -> jax.Array:
-    """Returns the point of the set at a share of its box, 0.5 for the centre."""
-    kinds = "jb.Interval, jb.LpBall or jb.Polytope"
-    raise TypeError(f"region is a {type(region).__name__}; expected a {kinds}")
-
-
-@functools.singledispatch
-def _steepest(region, slope: jax.Array, x: jax.Array):
-    """Returns the step, one radius long, along which the slope ascends most."""
-    return (region.upper - region.lower) / 2 * jnp.sign(slope)
-
-
-@functools.singledispatch
-def _project(region, x: jax.Array):
-    """Returns a point of the set near ``x``, and ``x`` if it is in the set."""
-    return jnp.clip(x, region.lower, region.upper)
-
-
-@_start.register
-def _(region: jb.Interval, share):
-    return _project(region, region.lower + share * (region.upper - region.lower))
-
-
-@_start.register
-def _(region: jb.LpBall, share):
-    return _project(region, region.center + (2 * share - 1) * region.radius)
-
-
-@_steepest.register
-def _(region: jb.LpBall, slope, x):
-    if region.clip is not None:  # the walk descends: what is at the end it would go to stays there
-        stuck = jnp.where(slope > 0, x <= region.clip.lower, x >= region.clip.upper)
-        slope = jnp.where(stuck, 0, slope)
-    size = jnp.abs(slope) / jnp.maximum(jnp.abs(slope).max(), jnp.finfo(slope.dtype).tiny)
-    # <slope, d> is greatest on norm(d, p) <= 1 where Hoelder's inequality is an equality: |d|^(p-1) ~ |slope|;
-    # for p = 1, at the largest elements.
-    size = size >= 1 if region.p == 1 else size ** (1 / (region.p - 1))
-    step = jnp.sign(slope) * size
-    return region.radius * step / jnp.maximum(jnp.linalg.norm(step.ravel(), region.p), 1)
-
-
-@_project.register
-def _(region: jb.LpBall, x):
-    """Clips, then moves towards the centre as far as the ball asks for."""
-    if region.clip is not None:
-        x = jnp.clip(x, region.clip.lower, region.clip.upper)
-    far = jnp.linalg.norm((x - region.center).ravel(), region.p)
-    share = jnp.where(far > region.radius, region.radius / jnp.where(far > 0, far, 1), 1)
-    return region.center + share * (x - region.center)
-
-
-def _farthest(region: jb.Polytope, direction):
-    """Returns where a polytope reaches farthest, a subgradient of its support: a vertex, or the mean of several."""
-    return jax.grad(region.support)(direction.ravel()).reshape(region.shape)
-
-
-@_start.register
-def _(region: jb.Polytope, share):
-    return _farthest(region, share - 0.5)
-
-
-@_steepest.register
-def _(region: jb.Polytope, slope, x):
-    return x - _farthest(region, -slope)  # a part of this step does not leave the hull
-
-
-@_project.register
-def _(region: jb.Polytope, x):
-    return x
 
 
 def _worse(new: Attack, old: Attack) -> Attack:
