@@ -12,6 +12,8 @@ from jaxbound._bounds.linear import concretize as concretize
 from jaxbound._bounds.polytopes import Polytope as Polytope
 from jaxbound._bounds.polytopes import polytope as polytope
 from jaxbound._bounds.regions import Region as Region
+from jaxbound._decide.question import Verdict as Verdict
+from jaxbound._decide.verify import verify as verify
 from jaxbound._methods.capacity import capacities as capacities
 from jaxbound._methods.capacity import undecided as undecided
 from jaxbound._methods.inspection import alphas as alphas

@@ -119,7 +119,7 @@ def least(below: Below):
     return jnp.maximum(once(below.offset - lowest), below.floor)
 
 
-def _affine_rows(context: Context, var: Var, indices) -> tuple[Rows, Any]:
+def affine_rows(context: Context, var: Var, indices) -> tuple[Rows, Any]:
     """Takes rows back as far as equations are affine: there, the rows of ``-var`` are those of ``var``, negated."""
     start, rows, offset = unit_rows(context.graph, var, indices, context.env)
     return walk_back(context.graph, {start: rows}, offset, context.env, None)
@@ -174,7 +174,7 @@ def by_rows(kind: Callable[..., Finish], context: Context, var: Var, row_ends=ap
     ends, limit = row_ends(kind, context, var), context.rows_at_once(context.graph)
 
     def of_elements(indices):
-        return ends(*_affine_rows(context, var, indices))
+        return ends(*affine_rows(context, var, indices))
 
     def chosen(indices):
         return map_chunks(lambda i: of_elements(indices[i]), limit, len(indices))
@@ -198,7 +198,7 @@ def by_windows(context: Context, var: Var, row_ends=apart) -> Bounder:
         there = dataclasses.replace(
             context, graph=found.graph, env=env, regions=regions, choices=choices, lines=lines
         )
-        rows = _affine_rows(there, target, indices)
+        rows = affine_rows(there, target, indices)
         return row_ends(from_inputs, there, target)(*rows)
 
     def every():
@@ -250,7 +250,7 @@ def linear_bounds_of(kind: Callable[..., Finish], context: Context, var: Var) ->
     finish = kind(context, var)
 
     def pairs(indices):
-        below, above = _both_signs(finish, *_affine_rows(context, var, indices))
+        below, above = _both_signs(finish, *affine_rows(context, var, indices))
         (low, offset), (high, other) = _usable(below), _usable(above)
         return low, offset, tuple(-c for c in high), -other
 

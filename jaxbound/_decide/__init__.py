@@ -1,0 +1,1 @@
+"""Decides whether a function is positive on its regions: attack, bounds, and branch and bound."""

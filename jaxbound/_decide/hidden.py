@@ -1,0 +1,182 @@
+"""Splits sub-domains at operands of non-linear functions: which, into what, and what becomes of their parameters."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbound._decide.cells import Found, Lanes, Root, Score, bound_cells
+from jaxbound._decide.question import Question
+from jaxbound._decide.search import Domain
+
+
+class Splits(NamedTuple):
+    """Holds what a sub-domain is made of, as compactly as it can wait.
+
+    Attributes:
+      clause: that is bounded in it.
+      cells: that were split ``[k]``.
+      sides: 1 where the cell is above the point, -1 below ``[k]``.
+      at: the points ``[k]``.
+      alphas: of every row ``[M, A]``.
+      betas: of every row and split ``[M, k]``.
+      lower: the bound of its parent, which holds here too.
+      candidates: the best cells to split by each score, and the points.
+    """
+
+    clause: int
+    cells: np.ndarray
+    sides: np.ndarray
+    at: np.ndarray
+    alphas: np.ndarray
+    betas: np.ndarray
+    lower: float
+    candidates: tuple[np.ndarray, np.ndarray] | None = None
+
+    def split(self, choice: Sequence[tuple[int, float]], sides: Sequence[int]) -> Splits:
+        """Returns the child on the given sides of chosen cells and points."""
+        cells, points = zip(*choice, strict=True)
+        return self._replace(
+            cells=np.append(self.cells, np.asarray(cells, np.int32)),
+            sides=np.append(self.sides, np.asarray(sides, np.int8)),
+            at=np.append(self.at, points),
+            betas=np.pad(self.betas, ((0, 0), (0, len(choice)))),
+            candidates=None,
+        )
+
+
+class HiddenSpace:
+    """Represents splits of hidden values; see `Space`."""
+
+    def __init__(
+        self,
+        question: Question,
+        leaves: Sequence[Any],
+        root: Root,
+        rows: int,
+        scores: tuple[Score, ...],
+        steps: int,
+        lanes: int,
+        clauses: int,
+    ):
+        self.question, self.leaves, self.root, self.rows = question, leaves, root, rows
+        self.scores, self.steps, self.lanes = scores, steps, lanes
+        self.size = sum(x.lower.size for x in root.intermediates.values())
+        self.clauses = clauses
+
+    def whole(self, clause: int) -> Splits:
+        """Returns the whole regions, for one clause."""
+        here = slice(clause * self.rows, (clause + 1) * self.rows)
+        nothing = np.zeros(0)
+        lower = float(np.asarray(self.root.lower[here]).max())
+        alphas = np.asarray(self.root.alphas[here], np.float16)
+        return Splits(
+            clause,
+            nothing.astype(np.int32),
+            nothing.astype(np.int8),
+            nothing,
+            alphas,
+            np.zeros((self.rows, 0), np.float32),
+            lower,
+        )
+
+    def bound(self, children: Sequence[Splits]) -> list[Domain]:
+        found = self._run(children, self.steps)
+        return [self._domain(child, found, i) for i, child in enumerate(children)]
+
+    def _run(self, children: Sequence[Splits], steps: int) -> Found:
+        """Bounds any number of sub-domains, `lanes` at once; the last run is filled up by repeating one."""
+        parts = []
+        for start in range(0, len(children), self.lanes):
+            part = list(children[start : start + self.lanes])
+            part += part[-1:] * (self.lanes - len(part))
+            lanes = self.lanes_of(part)
+            found = bound_cells(
+                self.question, steps, self.scores, self.leaves, self.root.intermediates, lanes
+            )
+            parts.append(jax.tree.map(np.asarray, found))
+        return jax.tree.map(lambda *each: np.concatenate(each)[: len(children)], *parts)
+
+    def lanes_of(self, part: Sequence[Splits]) -> Lanes:
+        """Writes sub-domains out as arrays over all cells."""
+        shape = (len(part), self.size)
+        lower, upper = np.full(shape, -np.inf), np.full(shape, np.inf)
+        betas = np.zeros((len(part), self.rows, 2, self.size))
+        for i, child in enumerate(part):
+            above = child.sides > 0
+            np.maximum.at(lower[i], child.cells[above], child.at[above])
+            np.minimum.at(upper[i], child.cells[~above], child.at[~above])
+            side = np.where(above, 0, 1)
+            for row in range(self.rows):
+                np.add.at(betas[i, row], (side, child.cells), child.betas[row])
+        alphas = np.stack([child.alphas for child in part]).astype(float)
+        clause = np.array([child.clause for child in part])
+        return Lanes(*map(jnp.asarray, (clause, lower, upper, alphas, betas)))
+
+    def _domain(self, child: Splits, found: Found, i: int) -> Domain:
+        """Returns what was found of one sub-domain; its parent's bound holds in it too."""
+        highest = np.where(np.isfinite(found.lower[i]), found.lower[i], -np.inf).max()
+        lower = np.full(self.clauses, np.inf)
+        lower[child.clause] = max(highest, child.lower)
+        side = np.where(child.sides > 0, 0, 1)
+        betas = found.betas[i][:, side, child.cells]
+        _, first = np.unique(np.stack([side, child.cells]), axis=1, return_index=True)
+        kept = np.zeros(len(side), bool)
+        kept[first] = True  # of repeated splits, one holds the multiplier
+        data = child._replace(
+            alphas=found.alphas[i].astype(np.float16),
+            betas=np.where(kept, betas, 0).astype(np.float32),
+            lower=lower[child.clause],
+            candidates=(found.cells[i], found.points[i]),
+        )
+        worst = [point[i] for point in found.minimisers]
+        return Domain(lower, ~(lower > 0), worst, float(found.values[i]), data)
+
+    def can_split(self, domain: Domain) -> bool:
+        return bool((domain.data.candidates[0] >= 0).any())
+
+    def decide(self, domain: Domain) -> Domain:
+        from jaxbound._decide.leaves import decide
+
+        return decide(self, domain.data, domain)
+
+    def children(self, domains: Sequence[Domain], count: int) -> list[Splits]:
+        """Splits every sub-domain at its best cell; few sub-domains at several cells at once."""
+        depth = max(1, int(np.log2(max(2, count / len(domains)))))
+        chosen = self._choices([domain.data for domain in domains], depth)
+        found = []
+        for domain, choice in zip(domains, chosen, strict=True):
+            for sides in itertools.product((1, -1), repeat=len(choice)):
+                found.append(domain.data.split(choice, sides))
+        return found
+
+    def _choices(self, domains: Sequence[Splits], depth: int) -> list[list[tuple[int, float]]]:
+        """Returns the cells and points to split each sub-domain at, the best first.
+
+        The three best candidates by each score are tried: the best is the one whose worse child is best, bounded
+        by the parameters of its parent.
+        """
+        tries: list[tuple[int, tuple[int, float]]] = []
+        for i, domain in enumerate(domains):
+            assert domain.candidates is not None
+            cells, points = (each[:, : max(3, depth)] for each in domain.candidates)
+            pairs = {
+                int(c): (int(c), float(p))
+                for c, p in zip(cells.ravel(), points.ravel(), strict=True)
+                if c >= 0
+            }
+            tries += [(i, pair) for pair in pairs.values()]
+        if len(tries) == len(domains):
+            return [[pair] for _, pair in tries]
+        children = [domains[i].split([pair], [side]) for i, pair in tries for side in (1, -1)]
+        lower = np.nan_to_num(self._run(children, 0).lower.max(1), nan=-np.inf, posinf=np.inf)
+        worse = np.minimum(lower[0::2], lower[1::2])
+        ranked: list[list[tuple[float, tuple[int, float]]]] = [[] for _ in domains]
+        for (i, pair), score in zip(tries, worse, strict=True):
+            ranked[i].append((float(score), pair))
+        return [[pair for _, pair in sorted(each, reverse=True)[:depth]] for each in ranked]
