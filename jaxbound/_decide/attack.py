@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,42 +20,54 @@ def with_points(leaves: Sequence[Any], points: Sequence[Any]) -> list[Any]:
     return [next(rest) if is_region(leaf) else leaf for leaf in leaves]
 
 
-@functools.partial(jax.jit, static_argnames=("question", "steps"))
-def descend(question: Question, steps: int, leaves, points, targets):
+class Descent(NamedTuple):
+    """Holds how a walk descends: its steps, and the first one in radii of the region, which fall by a factor."""
+
+    steps: int
+    size: float
+    fall: float
+
+
+@functools.partial(jax.jit, static_argnames=("question", "descent"))
+def descend(question: Question, descent: Descent, leaves, points, targets):
     """Walks down from points ``[N, ...]``, each towards refuting its own clause; returns where each was lowest.
 
-    Signed gradients (steepest in the region's norm), from a quarter of the region's radius on, falling by 3 % a step.
+    All rows of a clause have to be at most 0: what is lowered is the sum of those above, by steps that are steepest
+    in the region's norm.
 
     Returns:
-      ``points, values [N]``: a value <= 0 refutes the clause in float64.
+      ``points, values [N]`` of the greatest row: a value <= 0 refutes the clause in float64.
     """
     regions = [leaf for leaf in leaves if is_region(leaf)]
 
-    def greatest(point, target):
-        return question.evaluate(with_points(leaves, point))[target].max()
+    def heights(point, target):
+        rows = question.evaluate(with_points(leaves, point))[target]
+        return jnp.maximum(rows, 0).sum(), rows.max()
 
     def of_start(start, target):
         def step(carry, i):
             point, best, lowest = carry
-            value, slope = jax.value_and_grad(greatest)(point, target)
-            lower = value < lowest
-            best = jax.tree.map(lambda new, old: jnp.where(lower, new, old), point, best)
-            size = 0.25 * 0.97**i
+            slope, value = jax.grad(heights, has_aux=True)(point, target)
+            best, lowest = keep_lower(point, value, best, lowest)
+            size = descent.size * descent.fall**i
             moved = [
                 region.nearest(x + size * region.steepest(-g, x))
                 for region, x, g in zip(regions, point, slope, strict=True)
             ]
-            return (moved, best, jnp.minimum(value, lowest)), None
+            return (moved, best, lowest), None
 
         start = [r.nearest(x) for r, x in zip(regions, start, strict=True)]
         carry = start, start, jnp.asarray(jnp.inf, float)
-        (point, best, lowest), _ = lax.scan(step, carry, jnp.arange(steps))
-        value = greatest(point, target)
-        lower = value < lowest
-        best = jax.tree.map(lambda new, old: jnp.where(lower, new, old), point, best)
-        return best, jnp.minimum(value, lowest)
+        (point, best, lowest), _ = lax.scan(step, carry, jnp.arange(descent.steps))
+        return keep_lower(point, heights(point, target)[1], best, lowest)
 
     return jax.vmap(of_start)(points, targets)
+
+
+def keep_lower(point, value, best, lowest):
+    """Returns the lower of two points, and its value."""
+    kept = jax.tree.map(lambda new, old: jnp.where(value < lowest, new, old), point, best)
+    return kept, jnp.minimum(value, lowest)
 
 
 @functools.partial(jax.jit, static_argnames=("count",))

@@ -42,7 +42,7 @@ class Verdict:
     seconds: float
 
 
-class _Same:
+class Same:
     """Wraps a function that may not be hashable: equal to itself, and to equal functions."""
 
     def __init__(self, fn: Callable[..., Any]):
@@ -56,7 +56,7 @@ class _Same:
         return self.hash
 
     def __eq__(self, other) -> bool:
-        return isinstance(other, _Same) and (
+        return isinstance(other, Same) and (
             self.fn is other.fn or (self.hash != id(self.fn) and self.fn == other.fn)
         )
 
@@ -72,7 +72,7 @@ class Question:
       any_axis: the axis of the value along which one element has to be positive; None: every element has to be.
     """
 
-    same: _Same
+    same: Same
     tree: Any
     options: tuple[Any, ...]
     any_axis: int | None
@@ -121,7 +121,7 @@ def pose(fn: Callable[..., Any], args: tuple[Any, ...], any_axis: int | None):
         raise ValueError(
             "the regions have no volume: all of their elements have lower == upper; evaluate the function there"
         )
-    question = Question(_Same(fn), tree, options, any_axis)
+    question = Question(Same(fn), tree, options, any_axis)
     _check_value(question, found)
     return question, found
 

@@ -17,6 +17,7 @@ from jaxbound._decide import attack as attacks
 from jaxbound._decide.boxes import BoxSpace
 from jaxbound._decide.cells import Score, bound_root, gap_at_split, is_splittable, largest_gap
 from jaxbound._decide.hidden import HiddenSpace
+from jaxbound._decide.maxima import has_maxima, is_maximum, without_maxima
 from jaxbound._decide.question import Question, Verdict, as_witness, in_double, in_float64, pose
 from jaxbound._decide.search import Clock, Domain, search
 from jaxbound._methods.published import ibp
@@ -24,9 +25,11 @@ from jaxbound._program.graph import Graph, Var
 from jaxbound._program.trace import trace
 from jaxbound._rules.linear_rules import linear_operands
 
+# How walks descend that start anywhere in the regions, as many as POINTS by the number of clauses and inputs; and
+# those that start where a sub-domain's bound is least.
+FROM_ANYWHERE, POINTS = attacks.Descent(50, 0.15, 0.9), 1024
+FROM_MINIMISERS = attacks.Descent(15, 0.03, 0.75)
 FEW_INPUTS = 10  # up to so many uncertain inputs are split themselves, by default
-ELEMENTS = {"cpu": 2**14}  # of all operands of the sub-domains that are bounded at once; elsewhere:
-MORE_ELEMENTS = 2**24
 
 
 def verify(
@@ -113,7 +116,8 @@ class _Run:
         self.clauses, self.rows = value.shape
         self.lower = np.full(self.clauses, -np.inf)
         self.decided = np.full(self.clauses, "", dtype="<U11")
-        self.nodes, self.open, self.turn = 0, 0, 0
+        self.nodes, self.open = 0, 0
+        self.inputs = sum(math.prod(x.shape) for x in self.leaves if is_region(x))
 
     def verdict(self, status: str, witness=None) -> Verdict:
         shape = self._shape()
@@ -157,16 +161,16 @@ class _Run:
 
     def _attacked(self):
         """Returns a witness from the middle of the regions, or from descents to every clause."""
-        count = min(32, max(4, 256 // self.clauses)) if self.attack else 1
+        count = max(8, POINTS // self.clauses // max(1, self.inputs // 64)) if self.attack else 1
         starts = attacks.starts(count, self.leaves, 0)
         targets = np.arange(self.clauses)
         every = [np.repeat(np.asarray(x), self.clauses, 0) for x in starts]
-        steps = 50 if self.attack else 0
-        return self._descend(every, np.tile(targets, count), steps)
+        return self._descend(every, np.tile(targets, count), FROM_ANYWHERE)
 
-    def _descend(self, points: Sequence[Any], targets: np.ndarray, steps: int):
+    def _descend(self, points: Sequence[Any], targets: np.ndarray, descent: attacks.Descent):
         """Walks down from points towards clauses; returns a witness or None."""
-        found, values = attacks.descend(self.question, steps, self.leaves, points, targets)
+        descent = descent if self.attack else descent._replace(steps=0)
+        found, values = attacks.descend(self.question, descent, self.leaves, points, targets)
         values = np.asarray(values)
         for i in np.argsort(values)[:8]:
             if values[i] <= 0:
@@ -191,20 +195,19 @@ class _Run:
         )
 
     def refute(self, domains: Sequence[Domain]):
-        """Looks for a witness at the worst points of sub-domains, and at times by descents from them."""
+        """Looks for a witness at the worst points of sub-domains, and by short descents from them."""
         for domain in domains:
             if domain.value <= 0:
                 witness = self._witness(domain.worst)
                 if witness is not None:
                     return witness
-        self.turn += 1
-        if not (self.attack and domains and self.turn % 4 == 1):
+        if not (self.attack and domains):
             return None
-        chosen = sorted(domains, key=lambda domain: domain.value)[:8]
-        chosen += chosen[-1:] * (8 - len(chosen))
+        size = 2 ** math.ceil(math.log2(len(domains)))
+        chosen = list(domains) + [domains[0]] * (size - len(domains))
         points = [np.stack(each) for each in zip(*(d.worst for d in chosen), strict=True)]
         targets = np.array([int(np.argmin(np.where(d.open, d.lower, np.inf))) for d in chosen])
-        return self._descend(points, targets, 20)
+        return self._descend(points, targets, FROM_MINIMISERS)
 
     def by_splits(self, split, batch, steps, score, progress) -> Verdict:
         """Bounds the whole regions by linear bounds, and splits what they leave."""
@@ -215,9 +218,13 @@ class _Run:
         if not (isinstance(out, Var) and out.uncertain):
             return self.verdict("unknown")
         inputs = _splits_inputs(graph, self.leaves, split)
-        space, roots = (
-            self._boxes(graph, batch) if inputs else self._hidden(graph, batch, steps, score)
-        )
+        if inputs:
+            space, roots = self._boxes(graph, batch)
+        else:
+            space, roots = self._hidden(self.question, batch, steps, score)
+            if roots and has_maxima(graph):
+                written = without_maxima(self.question, graph)
+                space, roots = self._hidden(written, batch, steps, score)
         if not roots:
             return self.verdict("verified" if self.decided.all() else "unknown")
         witness = self.refute(roots)
@@ -251,15 +258,15 @@ class _Run:
         self._raise_to(roots[0].lower, "crown")
         return space, roots
 
-    def _hidden(self, graph: Graph, batch: int | None, steps: int, score: Score | None):
-        root = jax.tree.map(np.asarray, bound_root(self.question, self.leaves))
+    def _hidden(self, question: Question, batch: int | None, steps: int, score: Score | None):
+        root = jax.tree.map(np.asarray, bound_root(question, self.leaves))
         self._raise_to(root.lower.reshape(-1, self.rows).max(1), "crown")
         todo = np.flatnonzero(self.decided == "")
         scores = (gap_at_split, largest_gap) if score is None else (score,)
         cells = sum(x.lower.size for x in root.intermediates.values())
         lanes = batch or _lanes(cells * self.rows)
         space = HiddenSpace(
-            self.question, self.leaves, root, self.rows, scores, steps, lanes, self.clauses
+            question, self.leaves, root, self.rows, scores, steps, lanes, self.clauses
         )
         roots: list[Domain] = []
         for start in range(0, len(todo), lanes):
@@ -293,10 +300,12 @@ def _splits_inputs(graph: Graph, leaves: Sequence[Any], split: str) -> bool:
         return False
     uncertain = sum(int((np.asarray(r.lower) < np.asarray(r.upper)).sum()) for r in regions)
     nonlinear = [eqn for eqn in graph.equations if eqn.moving and linear_operands(eqn) is None]
-    return uncertain <= FEW_INPUTS or not all(map(is_splittable, nonlinear))
+    splittable = all(is_splittable(eqn) or is_maximum(eqn) for eqn in nonlinear)
+    return uncertain <= FEW_INPUTS or not splittable
 
 
 def _lanes(size: int) -> int:
     """Returns how many sub-domains of ``size`` elements suit the device: a power of two."""
-    elements = ELEMENTS.get(jax.default_backend(), MORE_ELEMENTS)
-    return 2 ** int(math.log2(min(4096, max(8, elements // max(1, size)))))
+    on_cpu = jax.default_backend() == "cpu"
+    elements, most = (2**14, 64) if on_cpu else (2**24, 4096)
+    return 2 ** int(math.log2(min(most, max(8, elements // max(1, size)))))
