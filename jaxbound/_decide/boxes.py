@@ -15,11 +15,10 @@ import numpy as np
 from jaxbound._bounds.interval import Interval
 from jaxbound._bounds.regions import is_region
 from jaxbound._decide.attack import with_points
-from jaxbound._decide.cells import the_output
+from jaxbound._decide.cells import THOROUGH, the_output
 from jaxbound._decide.question import Question
 from jaxbound._decide.search import Domain
 from jaxbound._methods.prepare import Options, prepare
-from jaxbound._methods.recipes import CROWN
 from jaxbound._walks.alphas import best_starts, with_parameters
 from jaxbound._walks.rows import affine_rows, from_inputs, least
 
@@ -57,7 +56,7 @@ def _bound_box(question: Question, leaves, ends, open) -> Found:
         Interval(low, high) for low, high in zip(*(apart(regions, e) for e in ends), strict=True)
     ]
     args = question.args(with_points(leaves, inside))
-    context = prepare(CROWN, question.clauses, args, Options())
+    context = prepare(THOROUGH, question.clauses, args, Options())
     out = the_output(context.graph)
     rows, offset = affine_rows(context, out, jnp.arange(out.size))
 
@@ -119,6 +118,13 @@ class BoxSpace:
 
     def __init__(self, question: Question, leaves: Sequence[Any], lanes: int):
         self.question, self.leaves, self.lanes = question, leaves, lanes
+
+    def whole(self, lower: np.ndarray, open: np.ndarray):
+        """Returns the regions themselves, with what is known of them."""
+        regions = [leaf for leaf in self.leaves if is_region(leaf)]
+        sides = ("lower", "upper")
+        ends = [np.concatenate([np.ravel(getattr(r, side)) for r in regions]) for side in sides]
+        return np.stack(ends), lower, open
 
     def bound(self, children: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list[Domain]:
         part = list(children) + [children[-1]] * (self.lanes - len(children))

@@ -37,7 +37,7 @@ from jaxbound._walks.operands import names_of
 from jaxbound._walks.rows import affine_rows, from_inputs, least
 
 # Operands by both kinds of lines; and operands as they are known, cut by constraints and what follows by intervals.
-_THOROUGH = Recipe("thorough", backward(best_start), interval_output, from_inputs)
+THOROUGH = Recipe("thorough", backward(best_start), interval_output, from_inputs)
 _KEPT = Recipe("kept", keep, interval_output, from_inputs)
 
 # How a row's parameters are searched for: alphas move within [0, 1], betas have the units of slopes.
@@ -132,7 +132,7 @@ def the_output(graph: Graph) -> Var:
 @functools.partial(jax.jit, static_argnames=("question",))
 def bound_root(question: Question, leaves) -> Root:
     """Bounds the operands and every row over the whole regions, by both kinds of lines."""
-    context = prepare(_THOROUGH, question.clauses, question.args(leaves), Options())
+    context = prepare(THOROUGH, question.clauses, question.args(leaves), Options())
     out = the_output(context.graph)
     stacked = jax.tree.map(lambda *each: jnp.stack(each), *best_starts(context, out))
     kinds = len(jax.tree.leaves(stacked)[0]) if jax.tree.leaves(stacked) else 1

@@ -4,50 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxbound._decide.cells import Found, Lanes, Root, Score, bound_cells
+from jaxbound._decide.leaves import decide
 from jaxbound._decide.question import Question
 from jaxbound._decide.search import Domain
-
-
-class Splits(NamedTuple):
-    """Holds what a sub-domain is made of, as compactly as it can wait.
-
-    Attributes:
-      clause: that is bounded in it.
-      cells: that were split ``[k]``.
-      sides: 1 where the cell is above the point, -1 below ``[k]``.
-      at: the points ``[k]``.
-      alphas: of every row ``[M, A]``.
-      betas: of every row and split ``[M, k]``.
-      lower: the bound of its parent, which holds here too.
-      candidates: the best cells to split by each score, and the points.
-    """
-
-    clause: int
-    cells: np.ndarray
-    sides: np.ndarray
-    at: np.ndarray
-    alphas: np.ndarray
-    betas: np.ndarray
-    lower: float
-    candidates: tuple[np.ndarray, np.ndarray] | None = None
-
-    def split(self, choice: Sequence[tuple[int, float]], sides: Sequence[int]) -> Splits:
-        """Returns the child on the given sides of chosen cells and points."""
-        cells, points = zip(*choice, strict=True)
-        return self._replace(
-            cells=np.append(self.cells, np.asarray(cells, np.int32)),
-            sides=np.append(self.sides, np.asarray(sides, np.int8)),
-            at=np.append(self.at, points),
-            betas=np.pad(self.betas, ((0, 0), (0, len(choice)))),
-            candidates=None,
-        )
+from jaxbound._decide.splits import Splits
 
 
 class HiddenSpace:
@@ -58,16 +25,15 @@ class HiddenSpace:
         question: Question,
         leaves: Sequence[Any],
         root: Root,
-        rows: int,
+        clauses: int,
         scores: tuple[Score, ...],
         steps: int,
         lanes: int,
-        clauses: int,
     ):
-        self.question, self.leaves, self.root, self.rows = question, leaves, root, rows
+        self.question, self.leaves, self.root = question, leaves, root
         self.scores, self.steps, self.lanes = scores, steps, lanes
         self.size = sum(x.lower.size for x in root.intermediates.values())
-        self.clauses = clauses
+        self.clauses, self.rows = clauses, len(root.lower) // clauses
 
     def whole(self, clause: int) -> Splits:
         """Returns the whole regions, for one clause."""
@@ -141,9 +107,8 @@ class HiddenSpace:
         return bool((domain.data.candidates[0] >= 0).any())
 
     def decide(self, domain: Domain) -> Domain:
-        from jaxbound._decide.leaves import decide
-
-        return decide(self, domain.data, domain)
+        lane = jax.tree.map(lambda x: x[0], self.lanes_of([domain.data]))
+        return decide(self.question, self.leaves, self.root.intermediates, lane, domain)
 
     def children(self, domains: Sequence[Domain], count: int) -> list[Splits]:
         """Splits every sub-domain at its best cell; few sub-domains at several cells at once."""

@@ -1,8 +1,10 @@
-"""Decides sub-domains that cannot be split any more by linear programs: there, a piecewise linear function is affine."""
+"""Decides sub-domains without further splits by linear programs: there, piecewise linear functions are affine."""
 
 from __future__ import annotations
 
 import functools
+import importlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +17,6 @@ from jaxbound._bounds.regions import is_region
 from jaxbound._decide.attack import with_points
 from jaxbound._decide.boxes import apart
 from jaxbound._decide.cells import Lanes, by_name, kept_context, the_output
-from jaxbound._decide.hidden import HiddenSpace, Splits
 from jaxbound._decide.question import Question
 from jaxbound._decide.search import Domain
 from jaxbound._walks.operands import names_of
@@ -24,7 +25,7 @@ from jaxbound._walks.rows import affine_rows, from_inputs
 
 @functools.partial(jax.jit, static_argnames=("question",))
 def linear_parts(question: Question, leaves, intermediates, lane: Lanes, signed):
-    """Returns affine lower bounds, in a sub-domain, of its clause's rows and of combinations ``signed [K, S]`` of cells.
+    """Returns affine lower bounds, in a sub-domain, of its rows and of combinations ``signed [K, S]`` of cells.
 
     Returns:
       ``coeffs [M + K, n]`` of the elements of all regions, and ``offset [M + K]``.
@@ -40,23 +41,21 @@ def linear_parts(question: Question, leaves, intermediates, lane: Lanes, signed)
     return jnp.concatenate(coeffs), jnp.concatenate([each.offset for each in below])
 
 
-def decide(space: HiddenSpace, splits: Splits, domain: Domain) -> Domain:
-    """Bounds the clause in a sub-domain by a linear program; proves it by its multipliers, or gives its optimum.
+def decide(question: Question, leaves, intermediates, lane: Lanes, domain: Domain) -> Domain:
+    """Bounds the clause of a lane by a linear program; proves it by its multipliers, or gives its optimum.
 
     Every x of the sub-domain has ``s (z_j(x) - p) >= 0`` for each split, and so ``below(-s z_j)(x) + s p <= 0`` for
     an affine lower bound of ``-s z_j``: these are the constraints. Bounds follow from the multipliers by weak
     duality, whatever the solver says of them.
     """
-    count = 2 ** int(np.ceil(np.log2(max(1, len(splits.cells)))))
-    signed = np.zeros((count, space.size))
-    signed[np.arange(len(splits.cells)), splits.cells] = -splits.sides
-    lane = jax.tree.map(lambda x: x[0], space.lanes_of([splits]))
-    found = linear_parts(space.question, space.leaves, space.root.intermediates, lane, signed)
-    coeffs, offset = map(np.asarray, found)
-    rows, used = space.rows, len(splits.cells)
+    splits, rows = domain.data, lane.alphas.shape[0]
+    used = len(splits.cells)
+    signed = np.zeros((2 ** math.ceil(math.log2(max(1, used))), lane.lower.size))
+    signed[np.arange(used), splits.cells] = -splits.sides
+    coeffs, offset = map(np.asarray, linear_parts(question, leaves, intermediates, lane, signed))
     goals = coeffs[:rows], offset[:rows]
     held = coeffs[rows:][:used], offset[rows:][:used] + splits.sides * splits.at
-    regions = [leaf for leaf in space.leaves if is_region(leaf)]
+    regions = [leaf for leaf in leaves if is_region(leaf)]
     if not all(np.isfinite(part).all() for part in (*goals, *held)):
         return domain
     bound, point = _least_of_greatest(goals, held, regions)
@@ -68,13 +67,13 @@ def decide(space: HiddenSpace, splits: Splits, domain: Domain) -> Domain:
         return domain
     lower = np.where(domain.open, np.maximum(domain.lower, bound), domain.lower)
     worst = [np.asarray(x) for x in apart(regions, point)]
-    leaves = with_points(space.leaves, [r.nearest(x) for r, x in zip(regions, worst, strict=True)])
-    value = float(np.asarray(space.question.evaluate(leaves))[splits.clause].max())
+    there = with_points(leaves, [r.nearest(x) for r, x in zip(regions, worst, strict=True)])
+    value = float(np.asarray(question.evaluate(there))[splits.clause].max())
     return Domain(lower, domain.open & ~(lower > 0), worst, value, domain.data)
 
 
 def _least_of_greatest(goals, held, regions: Sequence[Any]) -> tuple[float, Any]:
-    """Minimises the greatest of affine functions over boxes, where others are at most 0.
+    """Bounds the least value of the greatest of affine functions over regions, where others are at most 0.
 
     Args:
       goals: ``coeffs [M, n]`` and ``offset [M]``.
@@ -84,8 +83,6 @@ def _least_of_greatest(goals, held, regions: Sequence[Any]) -> tuple[float, Any]
     Returns:
       A proved lower bound of the least value, and the point where the solver found it; None if it found none.
     """
-    from scipy.optimize import linprog
-
     (coeffs, offset), rows = goals, len(goals[0])
     n = coeffs.shape[1]
     if held is None or not len(held[0]):
@@ -96,7 +93,8 @@ def _least_of_greatest(goals, held, regions: Sequence[Any]) -> tuple[float, Any]
     boxes = [Interval(*(np.ravel(end) for end in (r.box.lower, r.box.upper))) for r in regions]
     ends = [np.concatenate([getattr(box, side) for box in boxes]) for side in ("lower", "upper")]
     limits = [*zip(*ends, strict=True), (None, None)]
-    done = linprog(
+    # SciPy is imported where a program is solved: importing the library stays light.
+    done = importlib.import_module("scipy.optimize").linprog(
         np.append(np.zeros(n), 1.0),
         A_ub=np.concatenate([left, above], 1),
         b_ub=-np.concatenate([offset, held[1]]),

@@ -1,11 +1,11 @@
-"""Poses a question: is ``fn(x) > 0`` in every clause, for all x of the regions? And holds its answer."""
+"""Represents a question (is ``fn(x) > 0`` in every clause, for all x of the regions?) and its answer."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +42,15 @@ class Verdict:
     seconds: float
 
 
+class Witness(NamedTuple):
+    """Holds arguments at which a function is not positive, and the clauses that do not hold there."""
+
+    args: tuple[Any, ...]
+    broken: np.ndarray
+
+
 class Same:
-    """Wraps a function that may not be hashable: equal to itself, and to equal functions."""
+    """Represents a function that may not be hashable: equal to itself, and to equal functions."""
 
     def __init__(self, fn: Callable[..., Any]):
         self.fn = fn
@@ -91,6 +98,16 @@ class Question:
             return (flat[0] if len(flat) == 1 else jnp.concatenate(flat))[:, None]
         last = jnp.moveaxis(value, self.any_axis, -1)
         return last.reshape(-1, last.shape[-1])
+
+    def shape(self, arrays: Sequence[Any]) -> tuple[int, ...]:
+        """Returns the shape of the clauses in the value; of a value that is a tree of arrays, flat."""
+        value = jax.eval_shape(lambda xs: self.same.fn(*self.args(xs)), list(arrays))
+        shapes = [list(leaf.shape) for leaf in jax.tree.leaves(value)]
+        if len(shapes) > 1:
+            return (-1,)
+        if self.any_axis is not None:
+            del shapes[0][self.any_axis]
+        return tuple(shapes[0])
 
     def evaluate(self, arrays: Sequence[Any]) -> Any:
         """Returns the clauses at the points that ``arrays`` has in place of regions."""
@@ -173,7 +190,7 @@ def in_double(leaves: Sequence[Any]) -> list[Any]:
     return jax.tree.map(cast, list(leaves))
 
 
-def as_witness(question: Question, leaves: Sequence[Any], points: Sequence[Any]) -> tuple | None:
+def as_witness(question: Question, leaves: Sequence[Any], points: Sequence[Any]) -> Witness | None:
     """Returns the arguments with points in place of regions, if the function as it was written is not positive there.
 
     Points are cast to the regions' types and moved into their regions first, which rounding may have left.
@@ -190,7 +207,7 @@ def as_witness(question: Question, leaves: Sequence[Any], points: Sequence[Any])
         return None
     value = np.asarray(question.evaluate([jnp.asarray(x) if is_point(x) else x for x in found]))
     holds = (value > 0).any(-1)
-    return None if holds.all() else question.args(found)
+    return None if holds.all() else Witness(question.args(found), ~holds)
 
 
 def is_point(x) -> bool:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 
@@ -32,10 +33,6 @@ class Domain(NamedTuple):
     def proved(self) -> bool:
         return not self.open.any()
 
-    @property
-    def priority(self) -> float:
-        return float(self.lower.min())
-
 
 class Space(Protocol):
     """Represents a way to split: it makes children, bounds them, and decides those that cannot be split."""
@@ -47,10 +44,12 @@ class Space(Protocol):
         ...
 
     def bound(self, children: Sequence[Any]) -> list[Domain]:
-        """Bounds sub-domains, at most ``lanes``."""
+        """Bounds at most ``lanes`` sub-domains."""
         ...
 
-    def can_split(self, domain: Domain) -> bool: ...
+    def can_split(self, domain: Domain) -> bool:
+        """Tells whether a sub-domain has children."""
+        ...
 
     def decide(self, domain: Domain) -> Domain:
         """Decides a sub-domain that cannot be split, where it can: by a higher bound, or by a worse point."""
@@ -76,25 +75,68 @@ class Outcome(NamedTuple):
     """Holds how a search ended.
 
     Attributes:
-      witness: arguments that refute, or None.
+      status: "verified", "falsified" or "unknown".
+      witness: of a falsified function.
       lower: the least lower bound of every clause in all sub-domains, open or closed.
       nodes: how many sub-domains were bounded.
       open: how many were left.
     """
 
-    witness: tuple[Any, ...] | None
+    status: str
+    witness: Any
     lower: np.ndarray
     nodes: int
     open: int
 
 
-MOST_OPEN = 2**20  # sub-domains that wait; beyond, the search ends: memory is bounded
+MOST_BYTES = 2**32  # of sub-domains that wait; beyond, the search ends: memory is bounded
+
+
+class Frontier:
+    """Holds the sub-domains that wait, the worst first, and what is known of those that are done."""
+
+    def __init__(self, roots: Sequence[Domain]):
+        self._order, self._heap = itertools.count(), []
+        self.stuck: list[Domain] = []  # open, but neither split nor decided
+        self.floor = np.full(len(roots[0].lower), np.inf)
+        self.nodes, self.proved = len(roots), 0
+        self.most = MOST_BYTES // max(
+            1, sum(x.nbytes for x in jax.tree.leaves(roots[0].data) if hasattr(x, "nbytes"))
+        )
+        for domain in roots:
+            self.push(domain)
+
+    def push(self, domain: Domain) -> None:
+        heapq.heappush(self._heap, (float(domain.lower.min()), next(self._order), domain))
+
+    def pop(self, count: int) -> list[Domain]:
+        return [heapq.heappop(self._heap)[2] for _ in range(min(count, len(self._heap)))]
+
+    def close(self, domain: Domain) -> None:
+        self.floor, self.proved = np.minimum(self.floor, domain.lower), self.proved + 1
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def outcome(self, status: str, witness=None) -> Outcome:
+        waiting = [entry[2] for entry in self._heap] + self.stuck
+        lower = np.minimum.reduce([self.floor, *(domain.lower for domain in waiting)])
+        return Outcome(status, witness, lower, self.nodes, len(waiting))
+
+    def report(self, seconds: float) -> dict[str, Any]:
+        worst = self._heap[0][0] if self._heap else float(self.floor.min())
+        return {
+            "open": len(self) + len(self.stuck),
+            "proved": self.proved,
+            "worst": worst,
+            "seconds": seconds,
+        }
 
 
 def search(
     space: Space,
     roots: Sequence[Domain],
-    refute: Callable[[Sequence[Domain]], tuple[Any, ...] | None],
+    refute: Callable[[Sequence[Domain]], Any],
     clock: Clock,
     tell: Callable[[dict[str, Any]], None],
 ) -> Outcome:
@@ -107,52 +149,42 @@ def search(
       clock: says when to stop.
       tell: is told of the progress.
     """
-    order, heap = itertools.count(), []
-    floor = np.full(len(roots[0].lower), np.inf)
-    nodes, proved, stuck = len(roots), 0, []
-    for domain in roots:
-        heapq.heappush(heap, (domain.priority, next(order), domain))
-
-    def outcome(witness=None) -> Outcome:
-        waiting = [entry[2] for entry in heap] + stuck
-        lower = np.minimum.reduce([floor, *(domain.lower for domain in waiting)])
-        return Outcome(witness, lower, nodes, len(waiting))
-
-    batch: list[Domain] = []
+    frontier, batch = Frontier(roots), []
     try:
-        while heap and not clock.is_over and len(heap) < MOST_OPEN:
-            taken = min(len(heap), max(1, space.lanes // 2))
-            batch = [heapq.heappop(heap)[2] for _ in range(taken)]
+        while len(frontier) and not clock.is_over and len(frontier) < frontier.most:
+            batch = frontier.pop(max(1, space.lanes // 2))
             found = space.bound(space.children(batch, space.lanes))
-            batch, nodes = [], nodes + len(found)
-            left = [domain for domain in found if not domain.proved]
-            closed = [domain for domain in found if domain.proved]
-            witness = refute(left)
+            frontier.nodes += len(found)
+            witness = _place(frontier, space, found, refute)
             if witness is not None:
-                return outcome(witness)
-            for domain in left:
-                if space.can_split(domain):
-                    heapq.heappush(heap, (domain.priority, next(order), domain))
-                    continue
-                done = space.decide(domain)
-                witness = None if done.proved else refute([done])
-                if witness is not None:
-                    return outcome(witness)
-                (closed if done.proved else stuck).append(done)
-            for domain in closed:
-                floor = np.minimum(floor, domain.lower)
-            proved += len(closed)
-            worst = heap[0][0] if heap else 0.0
-            tell(
-                {
-                    "open": len(heap) + len(stuck),
-                    "proved": proved,
-                    "worst": worst,
-                    "seconds": clock.seconds,
-                }
-            )
+                return frontier.outcome("falsified", witness)
+            batch = []
+            tell(frontier.report(clock.seconds))
+        return frontier.outcome("unknown" if len(frontier) or frontier.stuck else "verified")
     except KeyboardInterrupt:
-        pass
-    for domain in batch:  # was being split when the search was interrupted
-        heapq.heappush(heap, (domain.priority, next(order), domain))
-    return outcome()
+        for domain in batch:  # some of their children may be lost
+            frontier.push(domain)
+        return frontier.outcome("unknown")
+
+
+def _place(frontier: Frontier, space: Space, found: Sequence[Domain], refute):
+    """Puts sub-domains where they belong: closed, to be split, or stuck; returns a witness, if one is met."""
+    left = [domain for domain in found if not domain.proved]
+    witness = refute(left)
+    if witness is not None:
+        return witness
+    for domain in found:
+        if domain.proved:
+            frontier.close(domain)
+        elif space.can_split(domain):
+            frontier.push(domain)
+        else:
+            done = space.decide(domain)
+            if done.proved:
+                frontier.close(done)
+                continue
+            frontier.stuck.append(done)
+            witness = refute([done])
+            if witness is not None:
+                return witness
+    return None
