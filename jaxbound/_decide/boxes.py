@@ -97,7 +97,7 @@ def _clip(lower, coeffs, ends):
     Where ``<a, x> + c <= 0`` and lb is the least value of the left side on the box, of which x_d has the share
     ``min a_d x_d``, it is ``a_d x_d <= -(lb - min a_d x_d)``. The ends are moved outward by more than rounding.
     """
-    low, high = ends
+    low, high = ends[:, None, None]
     least = jnp.where(coeffs > 0, coeffs * low, coeffs * high)
     limit = (least - lower[..., None]) / jnp.where(coeffs == 0, 1, coeffs)
     room = 1e-12 * (jnp.abs(limit) + jnp.abs(low) + jnp.abs(high))

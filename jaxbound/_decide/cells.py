@@ -289,5 +289,5 @@ def _scores(context: Context, eqn: Equation, var: Var, rows, scores: tuple[Score
         for sign, line in ((1, lines.lower), (-1, lines.upper))
     )
     ranked = jnp.stack([score(rows, below, above) for score in scores])
-    ranked = jnp.where(inside & jnp.isfinite(ranked), ranked, -jnp.inf)
+    ranked = jnp.where(inside[None] & jnp.isfinite(ranked), ranked, -jnp.inf)
     return ranked.reshape(len(scores), -1), point.ravel()

@@ -23,6 +23,7 @@ from jaxbound._decide.search import Clock, Domain, Space, search
 from jaxbound._methods.published import ibp
 from jaxbound._program.graph import Graph, Var
 from jaxbound._program.trace import trace
+from jaxbound._rules.errors import check_supported
 from jaxbound._rules.linear_rules import linear_operands
 
 FEW_INPUTS = 10  # up to so many uncertain inputs are split themselves, by default
@@ -54,17 +55,19 @@ class Stages:
 
     def run(self, split: str, batch: int | None, steps: int, score: Score | None, tell) -> Verdict:
         """Attacks, bounds the whole regions by intervals, then by lines, and splits what is left."""
+        graph = trace(self.question.clauses, *self.question.args(self.leaves))
+        check_supported(graph)
+        splits_inputs = self._splits_inputs(graph, split)
         witness = self.refuter.anywhere(self.clauses)
         if witness is not None:
             return self.verdict("falsified", witness, "attack")
         self.raise_to(np.asarray(_intervals(self.question, self.leaves)).max(1), "ibp")
         if self.decided.all():
             return self.verdict("verified")
-        graph = trace(self.question.clauses, *self.question.args(self.leaves))
         (out,) = graph.outputs
         if self.clock.is_over or not (isinstance(out, Var) and out.uncertain):
             return self.verdict("unknown")
-        if self._splits_inputs(graph, split):
+        if splits_inputs:
             space, roots = self._boxes(graph, batch)
         else:
             space, roots = self._hidden(self.question, batch, steps, score)

@@ -131,11 +131,8 @@ def multiplied(context: Context, betas: list[dict[str, Any]]) -> Step:
                 beta = jnp.where(there, sign * sides[side], 0)
                 slope = slope + beta
                 offset = offset - (beta * jnp.where(there, end, 0)).sum()
-            rows = (
-                rows | {out: rows[out] + slope}
-                if out in rows
-                else rows | {out: jnp.broadcast_to(slope, (len(offset), *out.shape))}
-            )
+            added = jnp.broadcast_to(slope, (len(offset), *out.shape))
+            rows = rows | {out: rows[out] + added if out in rows else added}
         return rows, offset
 
     return step
