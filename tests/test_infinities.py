@@ -107,3 +107,26 @@ def test_a_known_value_that_is_nan_may_be_any_number(walk):
     np.testing.assert_array_equal([mean.lower, mean.upper], [-INF, INF])
     np.testing.assert_array_equal([known.lower, known.upper], [[-INF, 1, INF], [INF, 1, INF]])
     np.testing.assert_array_equal([integers.lower, integers.upper], [[0, 1], [0, 1]])
+
+
+UNKNOWN = {
+    "undecided": lambda x: jnp.where(x > 1, x, jnp.nan),
+    "decided": lambda x: jnp.where(np.arange(3) > 0, x, jnp.nan),
+    "beyond the end": lambda x: jnp.take(x, np.array([0, 7, 2]), mode="fill"),
+    "beyond a table": lambda x: jnp.take(jnp.arange(3.0), x.astype(int), mode="fill") + x,
+    "joined": lambda x: jnp.append(x, jnp.nan),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_gradients_beside_a_value_that_is_nan(name):
+    """The other values have theirs, and what is infinite has none: 0 times NaN spoilt all of them."""
+
+    def total(walk, region):
+        found = walk(UNKNOWN[name], region)
+        return sum(jnp.where(jnp.isfinite(end), end, 0).sum() for end in (found.lower, found.upper))
+
+    region = box([0.6, 1.5, 2.5], [1.3, 1.75, 3.5])
+    for slopes in (jax.grad(total, 1)(walk, region) for walk in WALKS):
+        assert np.isfinite([slopes.lower, slopes.upper]).all()
+        assert slopes.lower[1] == slopes.upper[1] == 1 or name == "beyond the end"

@@ -35,7 +35,7 @@ def once(x):
     """
     if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
         return x
-    return x / jnp.where(jnp.isnan(x), 0, 1).astype(jnp.result_type(x))
+    return x / jnp.where(jnp.isnan(x), 2, 1).astype(jnp.result_type(x))
 
 
 def steepest(dtype) -> float:

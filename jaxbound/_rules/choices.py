@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives as jp
 
-from jaxbound._bounds.interval import Interval
+from jaxbound._bounds.interval import Interval, exactly
 from jaxbound._program.rewrites import mirrored
 from jaxbound._rules.arithmetic import ends
 from jaxbound._rules.curves import Choice
@@ -103,7 +103,8 @@ def _possible(which, cases):
 def select_n(which, *cases, **params):
     """Bounds a choice by the least and the greatest end of the cases that the predicate may choose."""
     if isinstance(which, Interval):
-        low, high = (jnp.stack(side, -1) for side in zip(*map(ends, cases), strict=True))
+        every = (case if isinstance(case, Interval) else exactly(case) for case in cases)
+        low, high = (jnp.stack(side, -1) for side in zip(*map(ends, every), strict=True))
         return hull(_possible(which, cases), Interval(low, high))
     sides = zip(*map(ends, cases), strict=True)
     return Interval(*(jp.select_n_p.bind(which, *side, **params) for side in sides))
@@ -117,12 +118,15 @@ def select_n_lines(which, *cases, image, choice, **_) -> Relaxation:
     """
     possible = _possible(which, cases)
     moving = [case for case in cases if isinstance(case, Interval)]
+    # A known case may be NaN, as what `jnp.median` returns of NaN: it must not enter a product with a weight of 0.
+    nothing = jnp.zeros(image.shape, bool)
+    unknown = jnp.stack([nothing if isinstance(c, Interval) else jnp.isnan(c) for c in cases], -1)
+    bounded = ~(possible & unknown).any(-1)
 
     def stacked(*xs):
         found = iter(xs)
         every = jnp.stack([next(found) if isinstance(c, Interval) else c for c in cases], -1)
-        # A known case may be NaN, as what `jnp.median` returns of NaN: it must not enter a product with a weight of 0.
-        return jnp.where(possible, every, 0)
+        return jnp.where(possible & ~unknown, every, 0)
 
     below = Interval(-image.upper, -image.lower)
     negated = [Interval(-case.upper, -case.lower) for case in moving]
@@ -133,8 +137,8 @@ def select_n_lines(which, *cases, image, choice, **_) -> Relaxation:
     tight = choice.kind == "tight"
     lowest = [case.lower if tight else case.center for case in moving]
     highest = [case.upper if tight else case.center for case in moving]
-    under = -low(*(-x for x in lowest)) >= image.lower
-    over = high(*highest) <= image.upper
+    under = bounded & (-low(*(-x for x in lowest)) >= image.lower)
+    over = bounded & (high(*highest) <= image.upper)
     return Relaxation(
         lambda *xs: jnp.where(under, -low(*(-x for x in xs)), image.lower),
         lambda *xs: jnp.where(over, high(*xs), image.upper),

@@ -129,9 +129,9 @@ def _as_list(fn):
 
 
 def _dot(rows, bias):
-    """Adds up ``rows bias``; where a row is 0, an infinite or NaN bias adds nothing."""
-    rows, bias = rows.reshape(rows.shape[0], -1), bias.reshape(1, -1)
-    return (rows * jnp.where((rows == 0) & ~jnp.isfinite(bias), 0, bias)).sum(-1)
+    """Adds up ``rows bias``; an infinite or NaN bias adds nothing where a row is 0, and has no gradient."""
+    bias = bias.ravel()
+    return weigh(rows.reshape(rows.shape[0], -1), bias, bias)
 
 
 def unit_rows(graph: Graph, var: Var, indices, env: Mapping[Var, Any]) -> tuple[Var, Any, Any]:
