@@ -168,13 +168,14 @@ def test_labels_weights_and_boxes_share_programs():
     classes = lambda p, x: jnp.stack([fn(p, x)[0], fn(p, -x)[0], x.sum()])
     ask = lambda p, x, label: jb.margins(classes(p, x), label)
     rng = np.random.default_rng(5)
-    sizes = []
-    for seed in range(6):
+    sizes = [(bound_root._cache_size(), bound_cells._cache_size())]
+    for seed in range(12):
         weights = [rng.normal(size=s).astype("float32") for s in shapes]
         box = jb.linf_ball(jnp.asarray(rng.normal(size=shape), "float32"), 0.3)
         jb.verify(ask, weights, box, seed % 3, split="hidden", batch=8, timeout=30)
         sizes.append((bound_root._cache_size(), bound_cells._cache_size()))
-    assert sizes[-1] == sizes[2] and sizes[2][0] <= sizes[0][0] + 1
+    roots, cells = np.subtract(sizes[-1], sizes[0])
+    assert roots == 1 and cells <= 2  # with steps, and without for what is tried
 
 
 # ---------------------------------------------------------------- wrong verdicts that other verifiers gave
@@ -203,7 +204,14 @@ def test_an_error_is_an_error():
     with pytest.raises(RuntimeError, match="the model is broken"):
         jb.verify(broken, box)
     with pytest.raises(jb.UnsupportedPrimitiveError):
-        jb.verify(lambda x: jnp.nextafter(x, 1.0) + 2, box)
+        jb.verify(lambda x: jnp.linalg.eigh(x[0] * jnp.eye(9))[0], box)
+
+
+def test_a_function_without_a_derivative_is_decided_too():
+    box = jb.linf_ball(jnp.array([0.5, 1.0]), 0.2)
+    fn = lambda shift, x: jnp.nextafter(relu(x), 3.0).sum() - shift
+    assert jb.verify(fn, np.float32(1.0), box).status == "verified"
+    assert jb.verify(fn, np.float32(2.0), box).status == "falsified"
 
 
 def test_a_witness_lies_in_the_box_as_it_was_given():

@@ -58,7 +58,9 @@ def descend(question: Question, descent: Descent, leaves, points, targets):
 
         start = [r.nearest(x) for r, x in zip(regions, start, strict=True)]
         carry = start, start, jnp.asarray(jnp.inf, float)
-        (point, best, lowest), _ = lax.scan(step, carry, jnp.arange(descent.steps))
+        if descent.steps:
+            carry, _ = lax.scan(step, carry, jnp.arange(descent.steps))
+        point, best, lowest = carry
         return keep_lower(point, heights(point, target)[1], best, lowest)
 
     return jax.vmap(of_start)(points, targets)

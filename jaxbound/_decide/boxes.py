@@ -117,6 +117,8 @@ def apart(regions: Sequence[Any], flat) -> list[Any]:
 class BoxSpace:
     """Represents splits of the inputs' boxes; see `Space`. All clauses are bounded in the same boxes."""
 
+    floor = 0.0  # what clipping cuts off is positive, and nothing more is known of it
+
     def __init__(self, question: Question, leaves: Sequence[Any], lanes: int):
         self.question, self.leaves, self.lanes = question, leaves, lanes
 

@@ -20,6 +20,8 @@ from jaxbound._decide.splits import Splits
 class HiddenSpace:
     """Represents splits of hidden values; see `Space`."""
 
+    floor = np.inf
+
     def __init__(
         self,
         question: Question,

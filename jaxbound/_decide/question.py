@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxbound._bounds.balls import LpBall
 from jaxbound._bounds.interval import Interval
@@ -46,7 +47,7 @@ class Witness(NamedTuple):
     """Holds arguments at which a function is not positive, and the clauses that do not hold there."""
 
     args: tuple[Any, ...]
-    broken: np.ndarray
+    broken: Any
 
 
 class Same:
@@ -122,7 +123,7 @@ def pose(fn: Callable[..., Any], args: tuple[Any, ...], any_axis: int | None):
     options = tuple(
         None if option is None else leaf for leaf, option in zip(leaves, kept, strict=True)
     )
-    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arrays)):
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves(arrays)):
         raise ValueError("jb.verify searches outside of JAX: call it without jax.jit and jax.vmap")
     for path, leaf in jax.tree_util.tree_leaves_with_path(args, is_leaf=is_region):
         if is_region(leaf):

@@ -19,6 +19,7 @@ from jaxbound._decide.search import Domain
 # those that start where a sub-domain's bound is least.
 FROM_ANYWHERE, POINTS = Descent(50, 0.15, 0.9), 1024
 FROM_MINIMISERS = Descent(15, 0.03, 0.75)
+AT_ONCE = Descent(0, 0.0, 0.0)  # looks at the starts alone
 
 
 class Refuter:
@@ -35,7 +36,7 @@ class Refuter:
         count = max(8, POINTS // clauses // max(1, self.inputs // 64)) if self.attack else 1
         every = [np.repeat(np.asarray(x), clauses, 0) for x in starts(count, self.leaves, 0)]
         targets = np.tile(np.arange(clauses), count)
-        return self._descend(every, targets, FROM_ANYWHERE if self.attack else Descent(0, 0.0, 0.0))
+        return self._descend(every, targets, FROM_ANYWHERE if self.attack else AT_ONCE)
 
     def near(self, domains: Sequence[Domain]) -> Witness | None:
         """Returns a witness at the worst points of sub-domains, or by short descents from them."""
@@ -54,7 +55,11 @@ class Refuter:
     def _descend(
         self, points: Sequence[Any], targets: np.ndarray, descent: Descent
     ) -> Witness | None:
-        found, values = descend(self.question, descent, self.leaves, points, targets)
+        try:
+            found, values = descend(self.question, descent, self.leaves, points, targets)
+        except NotImplementedError:  # JAX has no derivative of the function
+            self.attack = False
+            found, values = descend(self.question, AT_ONCE, self.leaves, points, targets)
         values = np.asarray(values)
         for i in np.argsort(values)[:8]:
             witness = self._checked([np.asarray(x)[i] for x in found]) if values[i] <= 0 else None

@@ -35,9 +35,15 @@ class Domain(NamedTuple):
 
 
 class Space(Protocol):
-    """Represents a way to split: it makes children, bounds them, and decides those that cannot be split."""
+    """Represents a way to split: it makes children, bounds them, and decides those that cannot be split.
+
+    Attributes:
+      lanes: how many sub-domains it bounds at once.
+      floor: a lower bound of all clauses where no sub-domain is.
+    """
 
     lanes: int
+    floor: float
 
     def children(self, domains: Sequence[Domain], count: int) -> list[Any]:
         """Returns at most ``count`` sub-domains that together make up the given ones, not bounded yet."""
@@ -95,19 +101,19 @@ MOST_BYTES = 2**32  # of sub-domains that wait; beyond, the search ends: memory 
 class Frontier:
     """Holds the sub-domains that wait, the worst first, and what is known of those that are done."""
 
-    def __init__(self, roots: Sequence[Domain]):
+    def __init__(self, roots: Sequence[Domain], floor: float):
         self._order, self._heap = itertools.count(), []
         self.stuck: list[Domain] = []  # open, but neither split nor decided
-        self.floor = np.full(len(roots[0].lower), np.inf)
+        self.floor = np.full(len(roots[0].lower), floor)
         self.nodes, self.proved = len(roots), 0
         self.most = MOST_BYTES // max(
             1, sum(x.nbytes for x in jax.tree.leaves(roots[0].data) if hasattr(x, "nbytes"))
         )
-        for domain in roots:
-            self.push(domain)
+        self.push(*roots)
 
-    def push(self, domain: Domain) -> None:
-        heapq.heappush(self._heap, (float(domain.lower.min()), next(self._order), domain))
+    def push(self, *domains: Domain) -> None:
+        for domain in domains:
+            heapq.heappush(self._heap, (float(domain.lower.min()), next(self._order), domain))
 
     def pop(self, count: int) -> list[Domain]:
         return [heapq.heappop(self._heap)[2] for _ in range(min(count, len(self._heap)))]
@@ -142,6 +148,8 @@ def search(
 ) -> Outcome:
     """Splits the worst sub-domains, many at once, until none is open.
 
+    A batch that is being split when the search ends counts as open: its children may not all be in their place.
+
     Args:
       space: how they are split and bounded.
       roots: sub-domains that make up the regions.
@@ -149,7 +157,7 @@ def search(
       clock: says when to stop.
       tell: is told of the progress.
     """
-    frontier, batch = Frontier(roots), []
+    frontier, batch = Frontier(roots, space.floor), []
     try:
         while len(frontier) and not clock.is_over and len(frontier) < frontier.most:
             batch = frontier.pop(max(1, space.lanes // 2))
@@ -157,13 +165,13 @@ def search(
             frontier.nodes += len(found)
             witness = _place(frontier, space, found, refute)
             if witness is not None:
+                frontier.push(*batch)
                 return frontier.outcome("falsified", witness)
             batch = []
             tell(frontier.report(clock.seconds))
         return frontier.outcome("unknown" if len(frontier) or frontier.stuck else "verified")
     except KeyboardInterrupt:
-        for domain in batch:  # some of their children may be lost
-            frontier.push(domain)
+        frontier.push(*batch)
         return frontier.outcome("unknown")
 
 
