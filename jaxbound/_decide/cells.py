@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +15,10 @@ from jax.flatten_util import ravel_pytree
 from jaxbound._bounds.interval import Interval
 from jaxbound._decide.attack import with_points
 from jaxbound._decide.question import Question
+from jaxbound._decide.scores import Score, is_splittable, scores_of
 from jaxbound._methods.prepare import Options, prepare
 from jaxbound._methods.recipes import Recipe, backward, interval_output, keep
-from jaxbound._program.graph import Equation, Graph, Var, read
-from jaxbound._rules.elementwise import ELEMENTWISE
-from jaxbound._rules.linear_rules import linear_operands
+from jaxbound._program.graph import Equation, Graph, Var
 from jaxbound._walks.alphas import (
     Parameters,
     Search,
@@ -50,21 +48,6 @@ OPTIMIZER = optax.multi_transform(
 )
 
 CANDIDATES = 8  # how many of the best cells are returned, by every score
-
-# Scores cells, the higher the sooner they are split: ``score(rows, below, above)`` of the coefficients that a lower
-# bound gives to the values of a non-linear function, and of what its lines below and above miss at the lower end of
-# the operand's interval, at the point where it would be split, and at the upper end, stacked along a first axis.
-Score = Callable[[Any, Any, Any], Any]
-
-
-def gap_at_split(rows, below, above):
-    """Returns what the bound loses by the lines at the point of the split (the intercept, for a relu)."""
-    return jnp.maximum(rows, 0) * below[1] + jnp.maximum(-rows, 0) * above[1]
-
-
-def largest_gap(rows, below, above):
-    """Returns the most that the bound may lose by the lines, at the split or at an end."""
-    return jnp.maximum(rows, 0) * below.max(0) + jnp.maximum(-rows, 0) * above.max(0)
 
 
 class Root(NamedTuple):
@@ -183,43 +166,37 @@ def _bound_lane(question, steps, scores, leaves, intermediates, lane: Lanes) -> 
     context = kept_context(question, leaves, intermediates, lane)
     out, count = the_output(context.graph), lane.alphas.shape[0]
     rows, offset = affine_rows(context, out, lane.clause * count + jnp.arange(count))
-    like, held = best_starts(context, out)[0], sorted(intermediates)
-    _, unravel = ravel_pytree(like.alphas)
-    search = Search(steps, OPTIMIZER, sound)
-
-    def of_row(parts: Sequence[Any], offset, alphas, betas):
-        row, offset = {v: part[None] for v, part in zip(rows, parts, strict=True)}, offset[None]
-        sides = [by_name(intermediates, betas[side]) for side in (0, 1)]
-        multipliers = [{"lower": sides[0][name], "upper": sides[1][name]} for name in held]
-        found = Parameters(unravel(alphas), multipliers)
-        if steps:
-            value = lambda found: lower_ends(from_inputs, context, out, found, row, offset)[0]
-            found = ascend(value, [found], search)
-        below, ranked, points = _look(context, out, found, row, offset, scores)
-        flat = [
-            jnp.concatenate([jnp.ravel(side[end]) for side in found.betas])
-            for end in ("lower", "upper")
-        ]
-        coeffs = [c[0] for c in below.coeffs]
-        return (
-            least(below)[0],
-            ravel_pytree(found.alphas)[0],
-            jnp.stack(flat),
-            coeffs,
-            ranked,
-            points,
-        )
-
-    lower, alphas, betas, coeffs, ranked, points = jax.vmap(of_row)(
-        list(rows.values()), offset, lane.alphas, lane.betas
-    )
+    of_row = functools.partial(_bound_row, context, list(rows), intermediates, steps, scores)
+    found = jax.vmap(of_row)(list(rows.values()), offset, lane.alphas, lane.betas)
+    lower, alphas, betas, coeffs, ranked, points = found
     highest = jnp.argmax(jnp.where(jnp.isnan(lower), -jnp.inf, lower))
-    regions = list(context.regions.values())
-    lowest = [_lowest(r, c[highest]) for r, c in zip(regions, coeffs, strict=True)]
+    lowest = [_lowest(r, c[highest]) for r, c in zip(context.regions.values(), coeffs, strict=True)]
     value = question.evaluate(with_points(leaves, lowest))[lane.clause].max()
     best, cells = jax.lax.top_k(ranked[highest], min(CANDIDATES, ranked.shape[-1]))
     cells = jnp.where(best > -jnp.inf, cells, -1)
     return Found(lower, alphas, betas, cells, best, points[highest][cells], lowest, value)
+
+
+def _bound_row(
+    context: Context, out: Var, intermediates, steps, scores, rows, offset, alphas, betas
+):
+    """Bounds one row of a sub-domain's clause, by its own parameters."""
+    out, offset = the_output(context.graph), offset[None]
+    rows = {var: part[None] for var, part in zip(keys, parts, strict=True)}
+    _, unravel = ravel_pytree(best_starts(context, out)[0].alphas)
+    sides = [by_name(intermediates, beta) for beta in betas]
+    multipliers = [{"lower": sides[0][name], "upper": sides[1][name]} for name in sides[0]]
+    found = Parameters(unravel(alphas), multipliers)
+    if steps:
+        value = lambda found: lower_ends(from_inputs, context, out, found, rows, offset)[0]
+        found = ascend(value, [found], Search(steps, OPTIMIZER, sound))
+    below, ranked, points = _look(context, out, found, rows, offset, scores)
+    flat = [
+        jnp.concatenate([jnp.ravel(side[end]) for side in found.betas])
+        for end in ("lower", "upper")
+    ]
+    coeffs = [c[0] for c in below.coeffs]
+    return least(below)[0], ravel_pytree(found.alphas)[0], jnp.stack(flat), coeffs, ranked, points
 
 
 def _lowest(region, coeffs):
@@ -244,50 +221,8 @@ def _look(context: Context, out: Var, found: Parameters, rows, offset, scores: t
     for eqn in context.graph.equations:
         if is_splittable(eqn) and eqn.outputs[0] in seen:
             (var,) = eqn.moving.values()
-            score, points[var] = _scores(chosen, eqn, var, seen[eqn.outputs[0]], scores)
+            score, points[var] = scores_of(chosen, eqn, var, seen[eqn.outputs[0]], scores)
             ranked[var] = jnp.maximum(ranked[var], score)
     if not names:
         return below, jnp.full((len(scores), 1), -jnp.inf), jnp.zeros(1)
     return below, jnp.concatenate(list(ranked.values()), 1), jnp.concatenate(list(points.values()))
-
-
-def is_splittable(eqn: Equation) -> bool:
-    """Tells whether an equation is a non-linear function of each element of one operand."""
-    moving = list(eqn.moving.values())
-    return (
-        eqn.primitive in ELEMENTWISE
-        and len(moving) == 1
-        and moving[0].is_float
-        and moving[0].shape == eqn.outputs[0].shape
-        and linear_operands(eqn) is None
-    )
-
-
-def _scores(context: Context, eqn: Equation, var: Var, rows, scores: tuple[Score, ...]):
-    """Returns the scores ``[scores, size]`` of an operand's cells, and the points where they would be split.
-
-    That is the kink nearest to the middle of its interval, or the middle itself where there are none; -inf where
-    no point lies inside.
-    """
-    x, record = context.env[var], ELEMENTWISE[eqn.primitive]
-    operands = [None if a is var else read(context.env, a) for a in eqn.inputs]
-    known = [op for op in operands if op is not None]
-    middle = 0.5 * x.lower + 0.5 * x.upper
-    point = middle
-    if record.kinks is not None:
-        kinks = [jnp.broadcast_to(k, x.shape) for k in record.kinks(*known, **eqn.params)]
-        far = [jnp.where((x.lower < k) & (k < x.upper), abs(k - middle), jnp.inf) for k in kinks]
-        nearest = jnp.argmin(jnp.stack(far), 0)
-        point = jnp.take_along_axis(jnp.stack(kinks), nearest[None], 0)[0]
-    room = 1e-9 * (1 + abs(x.lower) + abs(x.upper)) if record.kinks is None else 0
-    inside = (x.lower + room < point) & (point < x.upper - room)
-    point = jnp.where(inside, point, middle)
-    fn = lambda z: eqn.bind(*(z if op is None else op for op in operands))[0]
-    lines, ends = context.lines[eqn.outputs[0]], (x.lower, point, x.upper)
-    below, above = (
-        jnp.stack([sign * (fn(z) - jax.tree.leaves(line(z))[0]) for z in ends])
-        for sign, line in ((1, lines.lower), (-1, lines.upper))
-    )
-    ranked = jnp.stack([score(rows, below, above) for score in scores])
-    ranked = jnp.where(inside[None] & jnp.isfinite(ranked), ranked, -jnp.inf)
-    return ranked.reshape(len(scores), -1), point.ravel()

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbound._decide.cells import Found, Lanes, Root, Score, bound_cells
+from jaxbound._decide.cells import Found, Lanes, Root, bound_cells
 from jaxbound._decide.leaves import decide
 from jaxbound._decide.question import Question
+from jaxbound._decide.scores import Score
 from jaxbound._decide.search import Domain
 from jaxbound._decide.splits import Splits
 

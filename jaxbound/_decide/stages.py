@@ -14,11 +14,12 @@ import numpy as np
 from jaxbound._bounds.interval import Interval
 from jaxbound._bounds.regions import is_region
 from jaxbound._decide.boxes import BoxSpace
-from jaxbound._decide.cells import Score, bound_root, gap_at_split, is_splittable, largest_gap
+from jaxbound._decide.cells import bound_root
 from jaxbound._decide.hidden import HiddenSpace
 from jaxbound._decide.maxima import has_maxima, is_maximum, without_maxima
 from jaxbound._decide.question import Question, Verdict, Witness
 from jaxbound._decide.refute import Refuter
+from jaxbound._decide.scores import Score, gap_at_split, is_splittable, largest_gap
 from jaxbound._decide.search import Clock, Domain, Space, search
 from jaxbound._methods.published import ibp
 from jaxbound._program.graph import Graph, Var
