@@ -207,6 +207,14 @@ def test_an_error_is_an_error():
         jb.verify(lambda x: jnp.linalg.eigh(x[0] * jnp.eye(9))[0], box)
 
 
+def test_arguments_may_hold_anything():
+    fn = lambda kept, x: (x if kept["flag"] else -x) * kept["scale"] + 3.0
+    kept = {"flag": True, "nothing": None, "scale": 2.0, "name": "net", "call": jnp.sin}
+    found = jb.verify(fn, kept, jb.linf_ball(jnp.zeros(2), 2.0))
+    assert found.status == "falsified" and found.witness[0] == kept
+    assert jb.verify(fn, kept, jb.linf_ball(jnp.zeros(2), 1.0)).status == "verified"
+
+
 def test_a_function_without_a_derivative_is_decided_too():
     box = jb.linf_ball(jnp.array([0.5, 1.0]), 0.2)
     fn = lambda shift, x: jnp.nextafter(relu(x), 3.0).sum() - shift

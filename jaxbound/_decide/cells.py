@@ -177,9 +177,7 @@ def _bound_lane(question, steps, scores, leaves, intermediates, lane: Lanes) -> 
     return Found(lower, alphas, betas, cells, best, points[highest][cells], lowest, value)
 
 
-def _bound_row(
-    context: Context, out: Var, intermediates, steps, scores, rows, offset, alphas, betas
-):
+def _bound_row(context: Context, keys, intermediates, steps, scores, parts, offset, alphas, betas):
     """Bounds one row of a sub-domain's clause, by its own parameters."""
     out, offset = the_output(context.graph), offset[None]
     rows = {var: part[None] for var, part in zip(keys, parts, strict=True)}

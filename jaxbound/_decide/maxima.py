@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import primitives as jp
 
-from jaxbound._decide.question import Question, Same
+from jaxbound._decide.question import ARRAY, Question, Same
 from jaxbound._program.graph import Equation, Graph, read
 from jaxbound._rules.maxima import entries
 
@@ -83,4 +83,4 @@ def _written(graph: Graph, count: int) -> Question:
         return read(env, graph.outputs[0])
 
     tree = jax.tree.structure((0,) * count)
-    return Question(Same(fn), tree, (None,) * count, any_axis=1)
+    return Question(Same(fn), tree, (ARRAY,) * count, any_axis=1)

@@ -43,6 +43,9 @@ class Verdict:
     seconds: float
 
 
+ARRAY = object()  # stands for an array among options
+
+
 class Witness(NamedTuple):
     """Holds arguments at which a function is not positive, and the clauses that do not hold there."""
 
@@ -76,7 +79,7 @@ class Question:
     Attributes:
       same: holds the function.
       tree: of its arguments.
-      options: the leaves that are not arrays, None in place of those that are.
+      options: the leaves that are not arrays, `ARRAY` in place of those that are.
       any_axis: the axis of the value along which one element has to be positive; None: every element has to be.
     """
 
@@ -88,7 +91,7 @@ class Question:
     def args(self, arrays: Sequence[Any]) -> Any:
         """Returns the arguments, with ``arrays`` in the place of regions and arrays."""
         found = iter(arrays)
-        leaves = [next(found) if option is None else option for option in self.options]
+        leaves = [next(found) if option is ARRAY else option for option in self.options]
         return jax.tree.unflatten(self.tree, leaves)
 
     def clauses(self, *args) -> Any:
@@ -117,12 +120,8 @@ class Question:
 
 def pose(fn: Callable[..., Any], args: tuple[Any, ...], any_axis: int | None):
     """Returns the question and its leaves; raises where one is not valid."""
-    leaves, tree = jax.tree.flatten(args, is_leaf=is_region)
     arrays, restore = arrays_of(args)
-    kept = jax.tree.flatten(restore([None] * len(arrays)), is_leaf=lambda x: x is None)[0]
-    options = tuple(
-        None if option is None else leaf for leaf, option in zip(leaves, kept, strict=True)
-    )
+    options, tree = jax.tree.flatten(restore([ARRAY] * len(arrays)))
     if any(isinstance(x, Tracer) for x in jax.tree.leaves(arrays)):
         raise ValueError("jb.verify searches outside of JAX: call it without jax.jit and jax.vmap")
     for path, leaf in jax.tree_util.tree_leaves_with_path(args, is_leaf=is_region):
@@ -139,7 +138,7 @@ def pose(fn: Callable[..., Any], args: tuple[Any, ...], any_axis: int | None):
         raise ValueError(
             "the regions have no volume: all of their elements have lower == upper; evaluate the function there"
         )
-    question = Question(Same(fn), tree, options, any_axis)
+    question = Question(Same(fn), tree, tuple(options), any_axis)
     _check_value(question, found)
     return question, found
 
