@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import gzip
-import math
 import os
 import zlib
-from fractions import Fraction
 from typing import Any
 
 import jax
@@ -16,7 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxbound as jb
-from jaxbound.vnnlib._reader import Atom, Conjunction, VnnLibError, read
+from jaxbound.vnnlib._exact import (
+    ExactCase,
+    exact_cases,
+    rounded,
+    rounded_ends,
+    scaled,
+    witness_ends,
+)
+from jaxbound.vnnlib._reader import VnnLibError, read
 
 LARGEST_FILE = 2**30  # bytes, unpacked
 
@@ -123,108 +128,6 @@ class Property:
         return any(case.violated(*flat) for case in self.exact)
 
 
-@dataclasses.dataclass(frozen=True)
-class ExactCase:
-    """Holds a case in exact numbers."""
-
-    lower: list[Fraction]
-    upper: list[Fraction]
-    clauses: list[Conjunction]
-
-    def violated(self, inputs: np.ndarray, outputs: np.ndarray) -> bool:
-        ends = witness_ends(self.lower, self.upper, inputs.dtype)
-        if not ((ends[0] <= inputs) & (inputs <= ends[1])).all():
-            return False
-        values = {"X": inputs, "Y": outputs}
-        return any(all(holds(atom, values) for atom in clause) for clause in self.clauses)
-
-    def arrays(self, outputs: int, dtype) -> Case:
-        """Returns the case in arrays of a type."""
-        inputs, rows = len(self.lower), max(1, *map(len, self.clauses))
-        shape = len(self.clauses), rows
-        found = {"X": np.zeros((*shape, inputs), dtype), "Y": np.zeros((*shape, outputs), dtype)}
-        limits = np.zeros(shape, dtype)
-        for i, clause in enumerate(self.clauses):
-            # A clause without rows is unsafe everywhere: 0 <= 0.
-            for j in range(rows if clause else 0):
-                atom = scaled(clause[min(j, len(clause) - 1)], dtype)
-                for name, value in atom.coefficients.items():
-                    found[name[0]][i, j, int(name[2:])] = float(value)
-                limits[i, j] = rounded(atom.bound, dtype, up=True)
-        box = [
-            np.array([rounded(end, dtype, up) for end in ends], dtype)
-            for ends, up in ((self.lower, False), (self.upper, True))
-        ]
-        inner = witness_ends(self.lower, self.upper, dtype)
-        return Case(
-            jb.Interval(*map(jnp.asarray, box)),
-            jb.Interval(*map(jnp.asarray, inner)),
-            jnp.asarray(found["Y"]),
-            jnp.asarray(found["X"]) if found["X"].any() else None,
-            jnp.asarray(limits),
-        )
-
-
-def holds(atom: Atom, values: dict[str, np.ndarray]) -> bool:
-    """Tells whether an inequality holds, without rounding."""
-    terms = (
-        coefficient * Fraction(float(values[name[0]][int(name[2:])]))
-        for name, coefficient in atom.coefficients.items()
-    )
-    return sum(terms) <= atom.bound
-
-
-def scaled(atom: Atom, dtype) -> Atom:
-    """Returns an inequality whose coefficients are numbers of the type: itself, or a whole multiple."""
-    if all(representable(value, dtype) for value in atom.coefficients.values()):
-        return atom
-    values = atom.coefficients.values()
-    factor = Fraction(
-        math.lcm(*(value.denominator for value in values)),
-        math.gcd(*(value.numerator for value in values)),
-    )
-    found = Atom({k: v * factor for k, v in atom.coefficients.items()}, atom.bound * factor)
-    if not all(representable(value, dtype) for value in found.coefficients.values()):
-        raise VnnLibError(
-            f"the coefficients {[float(value) for value in values]} have more digits than {np.dtype(dtype)} holds"
-        )
-    return found
-
-
-def representable(value: Fraction, dtype) -> bool:
-    """Tells whether a number is one of the type."""
-    return rounded(value, dtype, up=True) == rounded(value, dtype, up=False)
-
-
-def witness_ends(lower: list[Fraction], upper: list[Fraction], dtype) -> tuple:
-    """Returns the ends of the numbers of a type that count as inside: between the ends, else those around them."""
-    inner = [rounded(low, dtype, up=True) for low in lower]
-    found = [
-        (a, b) if a <= b else (b, a)
-        for a, b in zip(inner, (rounded(high, dtype, up=False) for high in upper), strict=True)
-    ]
-    return tuple(np.array(ends, dtype) for ends in zip(*found, strict=True))
-
-
-@functools.lru_cache(maxsize=2**16)
-def rounded(value: Fraction, dtype, up: bool):
-    """Returns the nearest number of the type that is not below the value, or not above it.
-
-    Numbers smaller than the normal ones, which devices flush to 0, are passed over.
-    """
-    kind = np.dtype(dtype).type
-    info = jnp.finfo(dtype)
-    if abs(value) > Fraction(float(info.max)):
-        raise VnnLibError(f"the number {str(value)[:40]} is too large for {np.dtype(dtype)}")
-    if 0 < abs(value) < Fraction(float(info.tiny)):
-        return kind(0) if up == (value < 0) else kind(math.copysign(info.tiny, value))
-    found = kind(float(value))
-    exact = Fraction(float(found))
-    if (exact < value) if up else (exact > value):
-        found = np.nextafter(found, kind(np.inf if up else -np.inf))
-    return found
-
-
 def load(path: str | os.PathLike, *, dtype=None) -> Property:
     """Reads a property from a file, which may be packed by gzip.
 
@@ -274,41 +177,29 @@ def loads(text: str, *, dtype=None) -> Property:
     inputs, outputs, common, alternatives = read(text)
     dtype = np.dtype(jnp.result_type(float) if dtype is None else dtype)
     exact = tuple(exact_cases(inputs, common, alternatives))
-    return Property(tuple(case.arrays(outputs, dtype) for case in exact), inputs, outputs, exact)
+    return Property(
+        tuple(in_arrays(case, outputs, dtype) for case in exact), inputs, outputs, exact
+    )
 
 
-def exact_cases(inputs: int, common: Conjunction, alternatives: list[Conjunction]):
-    """Yields the boxes that are not empty, each with all clauses of its own."""
-    base, shared = split(common)
-    boxes: dict[tuple, list[Conjunction]] = {}
-    for alternative in alternatives:
-        ends, rows = split(alternative, base)
-        boxes.setdefault(tuple(sorted(ends.items())), []).append(shared + rows)
-    for changed, clauses in boxes.items():
-        ends = base | dict(changed)
-        for i, name in ((i, f"X_{i}") for i in range(inputs)):
-            low, high = ends.get(name, (None, None))
-            if low is None or high is None:
-                raise VnnLibError(f"{name} has no {'lower' if low is None else 'upper'} bound")
-        lower, upper = zip(*(ends[f"X_{i}"] for i in range(inputs)), strict=True)
-        if all(low <= high for low, high in ends.values()):
-            yield ExactCase(list(lower), list(upper), clauses)
-
-
-def split(atoms: Conjunction, base: dict | None = None) -> tuple[dict, Conjunction]:
-    """Returns the ends of inputs where atoms tighten those of ``base``, and the other atoms."""
-    base = base or {}
-    ends: dict[str, tuple] = {}
-    rows = []
-    for atom in atoms:
-        if len(atom.coefficients) > 1 or atom.variables != {"X"}:
-            rows.append(atom)
-            continue
-        ((name, factor),) = atom.coefficients.items()
-        low, high = ends.get(name, base.get(name, (None, None)))
-        value = atom.bound / factor
-        if factor > 0 and (high is None or value < high):
-            ends[name] = low, value
-        elif factor < 0 and (low is None or value > low):
-            ends[name] = value, high
-    return ends, rows
+def in_arrays(case: ExactCase, outputs: int, dtype) -> Case:
+    """Returns a case in arrays of a type."""
+    inputs, rows = len(case.lower), max(1, *map(len, case.clauses))
+    shape = len(case.clauses), rows
+    found = {"X": np.zeros((*shape, inputs), dtype), "Y": np.zeros((*shape, outputs), dtype)}
+    limits = np.zeros(shape, dtype)
+    for i, clause in enumerate(case.clauses):
+        # A clause without rows is unsafe everywhere: 0 <= 0.
+        for j in range(rows if clause else 0):
+            atom = scaled(clause[min(j, len(clause) - 1)], dtype)
+            for name, value in atom.coefficients.items():
+                found[name[0]][i, j, int(name[2:])] = float(value)
+            limits[i, j] = rounded(atom.bound, dtype, up=True)
+    box = rounded_ends(case.lower, dtype, up=False), rounded_ends(case.upper, dtype, up=True)
+    return Case(
+        jb.Interval(*map(jnp.asarray, box)),
+        jb.Interval(*map(jnp.asarray, witness_ends(case.lower, case.upper, dtype))),
+        jnp.asarray(found["Y"]),
+        jnp.asarray(found["X"]) if found["X"].any() else None,
+        jnp.asarray(limits),
+    )
