@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from jaxbound.onnx._errors import OnnxError, UnsupportedOnnxError
-from jaxbound.onnx._graph import CONTROL, Graph, Node, graph_from_proto
+from jaxbound.onnx._graph import CONTROL, Graph, graph_from_proto
 from jaxbound.onnx._model import Model, Value, model_from_graph
 from jaxbound.onnx._operators import OPERATORS
 
@@ -59,7 +59,7 @@ def load(source: str | os.PathLike | bytes | onnx.ModelProto) -> Model:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise OnnxError(f"the model is not valid: {error}") from None
     graph = graph_from_proto(proto.graph, opset)
-    reasons = list(unsupported(proto.graph))
+    reasons = list(unsupported(graph))
     if reasons:
         raise UnsupportedOnnxError("the model cannot be computed:\n" + "\n".join(reasons))
     named = {value.name: value for value in proto.graph.input}
@@ -140,9 +140,23 @@ def read_external(tensor: TensorProto, folder: Path | None) -> None:
     tensor.data_location = TensorProto.DEFAULT
 
 
-def unsupported(graph: onnx.GraphProto):
+def unsupported(graph: Graph):
     """Yields why nodes cannot be computed, one line a node."""
-    return iter(())
+    for node in graph.nodes:
+        operator = OPERATORS.get(node.op)
+        if node.domain not in ("", "ai.onnx"):
+            yield f"{node.label}: operators of {node.domain!r} are not supported"
+        elif node.op not in CONTROL and operator is None:
+            yield f"{node.label}: this operator is not supported"
+        elif operator is not None:
+            asked = sum(map(bool, node.outputs))
+            if operator.outputs is not None and asked > operator.outputs:
+                yield f"{node.label}: only the first {operator.outputs} outputs are supported"
+            for name, values in operator.allowed.items():
+                if (value := node.attributes.get(name)) not in values:
+                    yield f"{node.label}: {name}={value!r} is not supported"
+        for inner in node.graphs:
+            yield from unsupported(inner)
 
 
 def described(value: onnx.ValueInfoProto) -> Value:
@@ -158,6 +172,3 @@ def described(value: onnx.ValueInfoProto) -> Value:
         np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)) if kind.elem_type else None
     )
     return Value(value.name, shape, dtype)
-
-
-_ = CONTROL, Graph, Node, OPERATORS

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-import onnx
-from jax import lax
 
 from jaxbound.onnx._errors import OnnxError
 from jaxbound.onnx._operators._table import Operator, integers, positive, within_memory
