@@ -18,7 +18,7 @@ from jaxbound.onnx._model import Model, Value, model_from_graph
 from jaxbound.onnx._operators import OPERATORS
 
 LARGEST_FILE = 2**31  # bytes, unpacked
-OLDEST, NEWEST = 7, 26
+OLDEST, NEWEST = 7, 28
 
 
 def load(source: str | os.PathLike | bytes | onnx.ModelProto) -> Model:

@@ -29,7 +29,7 @@ class Node:
 
     @property
     def label(self) -> str:
-        return f"node {self.name or ', '.join(self.outputs)!r} ({self.op})"
+        return f"node {self.name!r} ({self.op})"
 
     @property
     def graphs(self) -> list[Graph]:
@@ -74,7 +74,7 @@ def node_from_proto(proto: onnx.NodeProto, opset: int) -> Node:
             **given,
         }
     return Node(
-        proto.name,
+        proto.name or next(filter(None, proto.output), ""),
         proto.op_type,
         {name: attribute_value(value, opset) for name, value in given.items()},
         tuple(proto.input),

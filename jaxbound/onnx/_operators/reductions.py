@@ -108,7 +108,7 @@ def top_k(a, x, k):
     else:
         places = jnp.argsort(moved, -1)[..., :k]
         values = jnp.take_along_axis(moved, places, -1)
-    return jnp.moveaxis(values, -1, axis), jnp.moveaxis(places, -1, axis)
+    return jnp.moveaxis(values, -1, axis), jnp.moveaxis(places.astype(int), -1, axis)
 
 
 TABLE = {

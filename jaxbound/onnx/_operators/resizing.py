@@ -22,7 +22,7 @@ def coordinates(mode: str, size: int, length: int, scale: float, box: tuple[floa
     if mode == "asymmetric":
         return x / scale
     if mode == "align_corners":
-        return x * (size - 1) / max(length - 1, 1)
+        return x * (size - 1) / (scale * size - 1) if length > 1 else x
     if mode == "tf_crop_and_resize":
         start, end = box
         if length == 1:
@@ -36,12 +36,33 @@ def coordinates(mode: str, size: int, length: int, scale: float, box: tuple[floa
     return (x + 0.5) / scale - 0.5 + shift
 
 
-def linear_matrix(x: np.ndarray, size: int, scale: float, antialias: bool) -> np.ndarray:
-    """Returns the weights with which each new element reads the old ones: a hat, wider where it smooths."""
-    width = max(1.0, 1 / scale) if antialias else 1.0
-    near = x if antialias else np.clip(x, 0, size - 1)
-    weights = np.maximum(0, 1 - abs(near[:, None] - np.arange(size)) / width)
-    return weights / weights.sum(1, keepdims=True)
+def hat(x, _):
+    """Returns the weight of a distance in linear interpolation."""
+    return np.maximum(0, 1 - abs(x))
+
+
+def cubic(x, slope: float):
+    """Returns the weight of a distance in cubic convolution."""
+    x = abs(x)
+    near = ((slope + 2) * x - (slope + 3)) * x * x + 1
+    far = ((slope * x - 5 * slope) * x + 8 * slope) * x - 4 * slope
+    return np.where(x <= 1, near, np.where(x < 2, far, 0))
+
+
+def matrix(a, where: np.ndarray, size: int, scale: float) -> np.ndarray:
+    """Returns the weights with which each new element reads the old ones; smoothing widens them."""
+    weigh, reach = (hat, 1) if a.mode == "linear" else (cubic, 2)
+    width = max(1.0, 1 / scale) if a.antialias else 1.0
+    steps = np.arange(np.floor(-reach * width) + 1, np.ceil(reach * width) + 1)
+    places = np.floor(where)[:, None] + steps
+    weights = weigh((where[:, None] - places) / width, a.cubic_coeff_a)
+    if a.exclude_outside:
+        weights = np.where((places >= 0) & (places < size), weights, 0)
+    # Beyond the ends, the value at the end is read.
+    found = np.zeros((len(where), size))
+    nearest = np.clip(places, 0, size - 1).astype(np.int64)
+    np.add.at(found, (np.arange(len(where))[:, None], nearest), weights)
+    return found / weights.sum(1, keepdims=True)
 
 
 def resized(a, x, lengths, scales, boxes):
@@ -59,8 +80,8 @@ def resized(a, x, lengths, scales, boxes):
             places = np.clip(nearest(where), 0, size - 1).astype(np.int64)
             x = jnp.take(x, places, axis, mode="clip")
         else:
-            matrix = linear_matrix(where, size, scale, bool(a.antialias)).astype(x.dtype)
-            moved = jnp.tensordot(x, matrix, (axis, 1), precision=EXACT)
+            weights = matrix(a, where, size, scale).astype(x.dtype)
+            moved = jnp.tensordot(x, weights, (axis, 1), precision=EXACT)
             x = jnp.moveaxis(moved, -1, axis)
         if mode == "tf_crop_and_resize" and outside.any():
             spread = outside.reshape(-1, *[1] * (x.ndim - axis - 1))
@@ -115,7 +136,7 @@ TABLE = {
         resize,
         plain=False,
         static=(1, 2, 3),
-        allowed={"mode": ("nearest", "linear"), "exclude_outside": (None, 0)},
+        allowed={"mode": ("nearest", "linear", "cubic")},
     ),
     "Upsample": Operator(
         upsample, plain=False, static=(1,), allowed={"mode": ("nearest", "linear")}

@@ -102,8 +102,6 @@ def gather_elements(a, x, indices):
 
 def gather_nd(a, x, indices):
     """Takes slices at tuples of indices."""
-    if a.batch_dims:
-        raise OnnxError("batch_dims is not supported")
     return x[tuple(jnp.moveaxis(indices, -1, 0))]
 
 
@@ -202,7 +200,7 @@ def space_to_depth(a, x):
     batch, channels, height, width = x.shape
     size = a.blocksize
     x = x.reshape(batch, channels, height // size, size, width // size, size)
-    x = x.transpose(0, 3, 5, 1, 2, 4)
+    x = x.transpose(0, 1, 3, 5, 2, 4) if a.mode == "CRD" else x.transpose(0, 3, 5, 1, 2, 4)
     return x.reshape(batch, channels * size**2, height // size, width // size)
 
 
@@ -217,7 +215,7 @@ TABLE = {
     "Split": Operator(split, static=(1,), outputs=None),
     "Gather": Operator(gather),
     "GatherElements": Operator(gather_elements),
-    "GatherND": Operator(gather_nd, plain=False),
+    "GatherND": Operator(gather_nd, plain=False, allowed={"batch_dims": (None, 0)}),
     "ScatterND": Operator(scatter_nd, plain=False),
     "Pad": Operator(pad, static=(1, 3)),
     "Expand": Operator(expand, static=(1,)),
