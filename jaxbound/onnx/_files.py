@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import os
 import zlib
 from pathlib import Path
 
-import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto
+from onnx import TensorProto, checker, defs, inliner, shape_inference
 
 from jaxbound.onnx._errors import OnnxError, UnsupportedOnnxError
-from jaxbound.onnx._graph import CONTROL, Graph, graph_from_proto
+from jaxbound.onnx._graph import CONTROL, attribute_value, graph_from_proto
 from jaxbound.onnx._model import Model, Value, model_from_graph
 from jaxbound.onnx._operators import OPERATORS
 
@@ -51,23 +51,19 @@ def load(source: str | os.PathLike | bytes | onnx.ModelProto) -> Model:
     for tensor in tensors(proto.graph):
         read_external(tensor, folder)
     opset = opset_of(proto)
+    refuse(proto, opset)
     try:
-        onnx.checker.check_model(proto)
+        checker.check_model(proto)
         if proto.functions:
-            proto = onnx.inliner.inline_local_functions(proto)
-        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            proto = inliner.inline_local_functions(proto)
+            refuse(proto, opset)
+        shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        graph = graph_from_proto(proto.graph, opset)
+    except (checker.ValidationError, shape_inference.InferenceError, ValueError) as error:
         raise OnnxError(f"the model is not valid: {error}") from None
-    graph = graph_from_proto(proto.graph, opset)
-    reasons = list(unsupported(graph))
-    if reasons:
-        raise UnsupportedOnnxError("the model cannot be computed:\n" + "\n".join(reasons))
-    named = {value.name: value for value in proto.graph.input}
-    return model_from_graph(
-        graph,
-        tuple(described(named[name]) for name in graph.inputs),
-        tuple(described(value) for value in proto.graph.output),
-    )
+    given = {value.name: described(value) for value in proto.graph.input}
+    inputs = tuple(given[name] for name in graph.inputs)
+    return model_from_graph(graph, inputs, tuple(map(described, proto.graph.output)))
 
 
 def read(source: str | os.PathLike | bytes | onnx.ModelProto) -> onnx.ModelProto:
@@ -92,6 +88,15 @@ def read(source: str | os.PathLike | bytes | onnx.ModelProto) -> onnx.ModelProto
     return proto
 
 
+def all_nodes(graph: onnx.GraphProto):
+    """Yields all nodes of a graph, those in branches and bodies too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from all_nodes(attribute.g)
+
+
 def opset_of(proto: onnx.ModelProto) -> int:
     """Returns the version of the model's operators."""
     found = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
@@ -105,10 +110,10 @@ def opset_of(proto: onnx.ModelProto) -> int:
 def tensors(graph: onnx.GraphProto):
     """Yields all tensors of a graph, those in attributes and inner graphs too."""
     yield from graph.initializer
-    for attribute in (a for node in graph.node for a in node.attribute):
+    for attribute in (a for node in all_nodes(graph) for a in node.attribute):
         yield from [attribute.t] if attribute.HasField("t") else attribute.tensors
-        for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-            yield from tensors(inner)
+        if attribute.HasField("g"):
+            yield from attribute.g.initializer
 
 
 def read_external(tensor: TensorProto, folder: Path | None) -> None:
@@ -140,35 +145,58 @@ def read_external(tensor: TensorProto, folder: Path | None) -> None:
     tensor.data_location = TensorProto.DEFAULT
 
 
-def unsupported(graph: Graph):
-    """Yields why nodes cannot be computed, one line a node."""
-    for node in graph.nodes:
-        operator = OPERATORS.get(node.op)
-        if node.domain not in ("", "ai.onnx"):
-            yield f"{node.label}: operators of {node.domain!r} are not supported"
-        elif node.op not in CONTROL and operator is None:
-            yield f"{node.label}: this operator is not supported"
-        elif operator is not None:
-            asked = sum(map(bool, node.outputs))
-            if operator.outputs is not None and asked > operator.outputs:
-                yield f"{node.label}: only the first {operator.outputs} outputs are supported"
-            for name, values in operator.allowed.items():
-                if (value := node.attributes.get(name)) not in values:
-                    yield f"{node.label}: {name}={value!r} is not supported"
-        for inner in node.graphs:
-            yield from unsupported(inner)
+def refuse(proto: onnx.ModelProto, opset: int) -> None:
+    """Raises one error about all nodes that cannot be computed."""
+    own = {(function.domain, function.name) for function in proto.functions}
+    nodes = itertools.chain(all_nodes(proto.graph), *(f.node for f in proto.functions))
+    found = [
+        f"node {node.name or next(iter(node.output), '')!r} ({node.op_type}): {reason}"
+        for node in nodes
+        if (node.domain, node.op_type) not in own
+        for reason in reasons(node, opset)
+    ]
+    if found:
+        raise UnsupportedOnnxError("\n".join(["these nodes cannot be computed:", *found]))
+
+
+def reasons(node: onnx.NodeProto, opset: int):
+    """Yields why a node cannot be computed."""
+    if node.domain not in ("", "ai.onnx"):
+        yield f"operators of {node.domain!r} are not supported"
+    elif node.op_type in OPERATORS:
+        operator = OPERATORS[node.op_type]
+        if operator.outputs is not None and any(node.output[operator.outputs :]):
+            yield f"outputs beyond the first {operator.outputs} are not supported"
+        given = {attribute.name: attribute for attribute in node.attribute}
+        for name, values in operator.allowed.items():
+            attribute = given.get(name, default_attribute(node.op_type, name, opset))
+            if attribute is not None and not attribute.ref_attr_name:
+                value = attribute_value(attribute, opset)
+                if value not in values:
+                    yield f"{name}={value!r} is not supported"
+    elif node.op_type not in CONTROL:
+        yield "this operator is not supported"
+
+
+def default_attribute(op: str, name: str, opset: int) -> onnx.AttributeProto | None:
+    """Returns the default of an attribute, if it has one in this version."""
+    try:
+        attribute = defs.get_schema(op, opset).attributes.get(name)
+    except defs.SchemaError:
+        return None
+    return attribute.default_value if attribute and attribute.default_value.name else None
 
 
 def described(value: onnx.ValueInfoProto) -> Value:
     """Returns name, shape and dtype of an input or output."""
     kind = value.type.tensor_type
-    shape = None
+    if value.type.WhichOneof("value") != "tensor_type" or kind.elem_type == TensorProto.STRING:
+        raise UnsupportedOnnxError(f"{value.name!r} is no array of numbers")
+    sizes = None
     if kind.HasField("shape"):
-        shape = tuple(
+        sizes = tuple(
             size.dim_value if size.HasField("dim_value") else size.dim_param
             for size in kind.shape.dim
         )
-    dtype = (
-        np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)) if kind.elem_type else None
-    )
-    return Value(value.name, shape, dtype)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) if kind.elem_type else None
+    return Value(value.name, sizes, dtype)

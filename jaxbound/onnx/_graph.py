@@ -25,7 +25,6 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     opset: int
-    domain: str = ""
 
     @property
     def label(self) -> str:
@@ -67,7 +66,7 @@ def graph_from_proto(proto: onnx.GraphProto, opset: int) -> Graph:
 def node_from_proto(proto: onnx.NodeProto, opset: int) -> Node:
     """Returns a node with all attributes, those that have their default too."""
     given = {attribute.name: attribute for attribute in proto.attribute}
-    if proto.domain in ("", "ai.onnx") and onnx.defs.has(proto.op_type):
+    if onnx.defs.has(proto.op_type):
         defaults = onnx.defs.get_schema(proto.op_type, opset).attributes
         given = {
             **{k: v.default_value for k, v in defaults.items() if v.default_value.name},
@@ -80,7 +79,6 @@ def node_from_proto(proto: onnx.NodeProto, opset: int) -> Node:
         tuple(proto.input),
         tuple(proto.output),
         opset,
-        proto.domain,
     )
 
 

@@ -24,7 +24,7 @@ class Operator:
       apply: a function of a `Call` and the inputs, None where one is left out.
       plain: whether it also computes with NumPy arrays, by `Call.np`.
       static: the inputs that stay constants of the program where they are known: shapes, axes, exponents.
-      allowed: the values that an attribute may have; of those that are not named, any.
+      allowed: the values that an attribute may have where it is present; those not named may have any.
       outputs: how many outputs there are at most, None for any number.
     """
 

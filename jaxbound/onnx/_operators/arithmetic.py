@@ -95,6 +95,11 @@ def hard_sigmoid(a, x):
     return a.np.clip(a.alpha * x + a.beta, 0, 1)
 
 
+# What may be cast to: types that computers, not only files, have.
+FLOATS = ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE"]
+WHOLE = [f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)]
+TYPES = tuple(onnx.TensorProto.DataType.Value(name) for name in ["BOOL", *FLOATS, *WHOLE])
+
 TABLE = {
     "Add": Operator(lambda a, x, y: x + y),
     "Sub": Operator(lambda a, x, y: x - y),
@@ -135,7 +140,7 @@ TABLE = {
     "Where": by_name("where"),
     "IsNaN": by_name("isnan"),
     # Types
-    "Cast": Operator(cast),
+    "Cast": Operator(cast, allowed={"to": TYPES}),
     "Identity": Operator(lambda a, x: x),
     # Activations
     "Relu": Operator(lambda a, x: a.np.maximum(x, 0)),
@@ -148,6 +153,8 @@ TABLE = {
     "Gelu": jax_only(lambda a, x: jax.nn.gelu(x, approximate=a.approximate == "tanh")),
     "HardSigmoid": Operator(hard_sigmoid),
     "HardSwish": Operator(lambda a, x: x * a.np.clip(x / 6 + 0.5, 0, 1)),
+    "Softsign": jax_only(lambda a, x: jax.nn.soft_sign(x)),
+    "Mish": jax_only(lambda a, x: jax.nn.mish(x)),
     "Sigmoid": jax_only(lambda a, x: jax.nn.sigmoid(x)),
     "Tanh": by_name("tanh"),
     "Erf": jax_only(lambda a, x: lax.erf(x)),

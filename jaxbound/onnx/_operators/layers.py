@@ -223,7 +223,7 @@ TABLE = {
     "GlobalAveragePool": global_pool("mean"),
     "GlobalMaxPool": global_pool("max"),
     "BatchNormalization": Operator(
-        batch_normalization, allowed={"training_mode": (None, 0), "spatial": (None, 1)}
+        batch_normalization, allowed={"training_mode": (0,), "spatial": (1,)}
     ),
     "LayerNormalization": Operator(layer_normalization, outputs=3, allowed={"stash_type": (1,)}),
     "InstanceNormalization": Operator(instance_normalization),

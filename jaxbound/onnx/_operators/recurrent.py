@@ -92,9 +92,9 @@ def recurrent(cell, gates: int, states: int, defaults: list[str]) -> Operator:
             found = [found[0].transpose(2, 0, 1, 3), *(end.swapaxes(0, 1) for end in found[1:])]
         return tuple(found)
 
-    refused = {"clip": (None,), "input_forget": (None, 0), "activation_alpha": (None,)}
+    refused = {"clip": (), "input_forget": (0,), "activation_alpha": ()}
     return Operator(
-        apply, plain=False, static=(4,), allowed=refused | {"activation_beta": (None,)}, outputs=3
+        apply, plain=False, static=(4,), allowed=refused | {"activation_beta": ()}, outputs=3
     )
 
 

@@ -215,7 +215,7 @@ TABLE = {
     "Split": Operator(split, static=(1,), outputs=None),
     "Gather": Operator(gather),
     "GatherElements": Operator(gather_elements),
-    "GatherND": Operator(gather_nd, plain=False, allowed={"batch_dims": (None, 0)}),
+    "GatherND": Operator(gather_nd, plain=False, allowed={"batch_dims": (0,)}),
     "ScatterND": Operator(scatter_nd, plain=False),
     "Pad": Operator(pad, static=(1, 3)),
     "Expand": Operator(expand, static=(1,)),
