@@ -48,6 +48,12 @@ class Case:
     input_rows: Any
     limits: Any
 
+    @property
+    def rows(self) -> dict[str, Any]:
+        """Returns the arrays of the rows, without those of inputs where there are none."""
+        found = {"outputs": self.output_rows, "limits": self.limits}
+        return found if self.input_rows is None else found | {"inputs": self.input_rows}
+
     def violation(self, outputs, inputs=None):
         """Returns ``a . y + c . x - b`` for all clauses and rows: safe iff each clause has a row > 0.
 
@@ -64,12 +70,17 @@ class Case:
           >>> prop.cases[0].violation(jnp.array([3.0, 5.0]))
           Array([[ 2., -1.]], dtype=float32)
         """
-        found = weighed(self.output_rows, outputs) - self.limits
-        if self.input_rows is None:
-            return found
-        if inputs is None:
-            raise ValueError("the rows of this case have inputs: violation(outputs, inputs)")
-        return found + weighed(self.input_rows, inputs)
+        return violation(self.rows, outputs, inputs)
+
+
+def violation(rows: dict[str, Any], outputs, inputs=None):
+    """Returns what `Case.violation` does, for the arrays of a case."""
+    found = weighed(rows["outputs"], outputs) - rows["limits"]
+    if "inputs" not in rows:
+        return found
+    if inputs is None:
+        raise ValueError("the rows of this case have inputs: violation(outputs, inputs)")
+    return found + weighed(rows["inputs"], inputs)
 
 
 def weighed(rows, values):
@@ -91,12 +102,23 @@ class Property:
       cases: the boxes with their clauses; no case means that the property asks for nothing.
       inputs: how many numbers the network takes.
       outputs: how many it returns.
+      exact: the cases in exact numbers.
+      dtype: of the arrays.
     """
 
     cases: tuple[Case, ...]
     inputs: int
     outputs: int
     exact: tuple[ExactCase, ...] = dataclasses.field(repr=False)
+    dtype: np.dtype
+
+    def astype(self, dtype) -> Property:
+        """Returns the property in arrays of another type, rounded once."""
+        dtype = np.dtype(dtype)
+        if dtype == self.dtype:
+            return self
+        cases = tuple(in_arrays(case, self.outputs, dtype) for case in self.exact)
+        return dataclasses.replace(self, cases=cases, dtype=dtype)
 
     def violated(self, inputs, outputs) -> bool:
         """Tells whether an input, with the output that the network has there, refutes the property.
@@ -177,9 +199,8 @@ def loads(text: str, *, dtype=None) -> Property:
     inputs, outputs, common, alternatives = read(text)
     dtype = np.dtype(jnp.result_type(float) if dtype is None else dtype)
     exact = tuple(exact_cases(inputs, common, alternatives))
-    return Property(
-        tuple(in_arrays(case, outputs, dtype) for case in exact), inputs, outputs, exact
-    )
+    cases = tuple(in_arrays(case, outputs, dtype) for case in exact)
+    return Property(cases, inputs, outputs, exact, dtype)
 
 
 def in_arrays(case: ExactCase, outputs: int, dtype) -> Case:
