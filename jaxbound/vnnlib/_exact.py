@@ -78,7 +78,7 @@ def rounded(value: Fraction, dtype, up: bool):
     info, kind = jnp.finfo(dtype), np.dtype(dtype).type
     top, bottom = value.as_integer_ratio()
     size = abs(top) / bottom if abs(top) < bottom << 1024 else math.inf
-    if 0 < size < info.tiny:
+    if 0 < size < float(info.tiny):
         return kind(0) if up == (top < 0) else kind(math.copysign(info.tiny, top))
     with np.errstate(over="ignore"):
         found = kind(math.copysign(size, top))

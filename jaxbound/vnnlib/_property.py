@@ -205,6 +205,8 @@ def loads(text: str, *, dtype=None) -> Property:
 
 def in_arrays(case: ExactCase, outputs: int, dtype) -> Case:
     """Returns a case in arrays of a type."""
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(f"JAX has to be allowed to use {dtype}: set jax_enable_x64")
     inputs, rows = len(case.lower), max(1, *map(len, case.clauses))
     shape = len(case.clauses), rows
     found = {"X": np.zeros((*shape, inputs), dtype), "Y": np.zeros((*shape, outputs), dtype)}
