@@ -35,11 +35,12 @@ APART = {"_walks/intervals", "_walks/forward", "_walks/backward"}  # the interpr
 # What a docstring may begin with: a new verb is added deliberately.
 VERBS = """
 Adds Announces Appends Applies Attacks Bounds Brings Broadcasts Builds Calls Casts Checks Clips Combines Compiles
-Computes Concretizes Counts Cuts Declares Defines Demands Derives Describes Draws Embeds Encodes Evaluates Exchanges
-Finds Flattens Follows Freezes Gives Holds Interleaves Intersects Joins Keeps Limits Lists Makes Maps Matches Measures
-Merges Multiplies Notes Optimises Prepares Projects Propagates Pulls Puts Raises Reads Recognises Registers Replaces
-Reports Represents Reshapes Returns Runs Searches Sets Shows Signals Solves Splits Stacks Starts Takes Tells Traces
-Transposes Turns Unrolls Walks Writes Yields
+Computes Concretizes Convolves Counts Cuts Decides Declares Defines Demands Derives Describes Divides Draws Drops
+Embeds Encodes Evaluates Exchanges Finds Flattens Follows Freezes Gives Holds Inserts Interleaves Intersects Joins
+Keeps Limits Lists Makes Maps Matches Measures Merges Moves Multiplies Normalises Notes Optimises Prepares Projects
+Propagates Pulls Puts Raises Reads Recognises Registers Repeats Replaces Reports Represents Reshapes Resizes Returns
+Runs Scales Searches Sets Shows Signals Solves Splits Stacks Starts Sums Takes Tells Traces Transposes
+Turns Unrolls Walks Writes Yields
 """
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 

@@ -30,7 +30,7 @@ def jax_only(apply) -> Operator:
 
 
 def divide(a, x, y):
-    """Divides; whole numbers are rounded towards 0."""
+    """Divides, and rounds whole numbers towards 0."""
     if not a.np.issubdtype(x.dtype, np.integer):
         return x / y
     return (abs(x) // abs(y)) * a.np.sign(x) * a.np.sign(y)

@@ -10,7 +10,7 @@ from jaxbound.onnx._operators._table import Operator, integers, positive, within
 
 
 def reshape(a, x, shape):
-    """Reshapes; 0 keeps a size, -1 stands for what is left."""
+    """Reshapes to given sizes, of which 0 keeps one and -1 stands for what is left."""
     sizes = [
         x.shape[i] if size == 0 and not a.allowzero else size
         for i, size in enumerate(integers(shape))
