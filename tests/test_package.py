@@ -11,6 +11,8 @@ import types
 import zipfile
 from pathlib import Path
 
+import onnx
+import onnx.parser
 import pytest
 
 import jaxbound as jb
@@ -188,13 +190,23 @@ def test_methods_name_their_paper(name):
     assert found[1] in (ROOT / "README.md").read_text()
 
 
-def test_readme_runs():
-    first, second = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_readme_runs(tmp_path, monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    first, second, third = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     scope = {}
     for example, shape in ((first, (16, 9)), (second, (9,))):
         exec(compile(example, "README.md", "exec"), scope)
         assert scope["bounds"].lower.shape == shape
         assert (scope["bounds"].lower <= scope["bounds"].upper).all()
+    monkeypatch.chdir(tmp_path)
+    net = '<ir_version: 8, opset_import: ["": 17]> net (float[1, 3] x) => (float[1, 3] y) {y = Relu(x)}'
+    onnx.save(onnx.parser.parse_model(net), "net.onnx")
+    names = [f"X_{i}" for i in range(3)]
+    lines = [f"(declare-const {name} Real)" for name in [*names, "Y_0", "Y_1", "Y_2"]]
+    lines += [f"(assert (<= -1 {name})) (assert (<= {name} 1))" for name in names]
+    Path("property.vnnlib").write_text("\n".join([*lines, "(assert (<= Y_0 -0.5))"]))
+    exec(compile(third, "README.md", "exec"), scope)
+    assert scope["bounds"].upper.shape == (1, 3) and scope["verdict"].status == "verified"
 
 
 def test_a_wheel_holds_all_of_it(tmp_path):

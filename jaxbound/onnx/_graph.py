@@ -141,7 +141,7 @@ def applied(node: Node, inputs: list[Any]) -> tuple[Any, ...]:
 
 def branch(node: Node, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
     """Computes the branch of a known condition."""
-    taken = "then_branch" if truth(inputs[0]) else "else_branch"
+    taken = "then_branch" if known(inputs[0]) else "else_branch"
     return evaluate(node.attributes[taken], values)
 
 
@@ -149,15 +149,15 @@ def loop(node: Node, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
     """Computes the body of a loop as often as known numbers say, and stacks what each round returns besides."""
     limit, condition, *carried = inputs
     body: Graph = node.attributes["body"]
-    going = condition is None or truth(condition)
-    limit = np.inf if limit is None else truth(limit, int)
+    going = condition is None or bool(known(condition))
+    limit = np.inf if limit is None else int(known(limit))
     rounds: list[list[Any]] = []
     while going and len(rounds) < limit:
         if len(rounds) >= MOST_ROUNDS:
             raise OnnxError(f"a loop of more than {MOST_ROUNDS} rounds")
         given = [np.array(len(rounds)), np.array(True), *carried]
         going, *found = evaluate(body, values | dict(zip(body.inputs, given, strict=True)))
-        going, carried = truth(going), found[: len(carried)]
+        going, carried = bool(known(going)), found[: len(carried)]
         rounds.append(found[len(carried) :])
     scans = len(body.outputs) - 1 - len(carried)
     if scans and not rounds:
@@ -171,11 +171,11 @@ def stacked(results: list[Any]):
     return (np if known else jnp).stack(results)
 
 
-def truth(value, kind=bool):
+def known(value) -> Any:
     """Returns a condition or a count as a Python number."""
     if not isinstance(value, np.ndarray):
         raise OnnxError("a condition or a count depends on the inputs of the model")
-    return kind(value.reshape(()))
+    return value.item()
 
 
 CONTROL = {"If": branch, "Loop": loop}

@@ -101,13 +101,16 @@ def exact_cases(inputs: int, common: Conjunction, alternatives: list[Conjunction
         boxes.setdefault(tuple(sorted(ends.items())), []).append(shared + rows)
     for changed, clauses in boxes.items():
         ends = base | dict(changed)
-        pairs = [ends.get(f"X_{i}", (None, None)) for i in range(inputs)]
-        for i, pair in enumerate(pairs):
-            if None in pair:
-                raise VnnLibError(f"X_{i} has no {('lower', 'upper')[pair.index(None)]} bound")
-        lower, upper = zip(*pairs, strict=True)
-        if all(low <= high for low, high in ends.values()):
-            yield ExactCase(list(lower), list(upper), clauses)
+        lower, upper = [], []
+        for i in range(inputs):
+            for side, bounds, end in zip(
+                ("lower", "upper"), (lower, upper), ends.get(f"X_{i}", (None, None)), strict=True
+            ):
+                if end is None:
+                    raise VnnLibError(f"X_{i} has no {side} bound")
+                bounds.append(end)
+        if all(low <= high for low, high in zip(lower, upper, strict=True)):
+            yield ExactCase(lower, upper, clauses)
 
 
 def split(atoms: Conjunction, base: dict | None = None) -> tuple[dict, Conjunction]:

@@ -92,10 +92,10 @@ def read(text: str) -> tuple[int, int, Conjunction, list[Conjunction]]:
                 raise expression.fails(
                     f"{head[:40]!r} is not a command of VNN-LIB 1.0 (declare-const, assert)"
                 )
-    counts = [contiguous(declared, letter) for letter in "XY"]
+    inputs, outputs = (contiguous(declared, letter) for letter in "XY")
     if not formulas:
         raise VnnLibError("the property asserts nothing")
-    return *counts, *conjunction(formulas)
+    return inputs, outputs, *conjunction(formulas)
 
 
 def declare(expression: Expression, declared: set[str]) -> None:

@@ -129,17 +129,17 @@ def decided(
     clauses = case.limits.shape[0]
     nothing = (np.full(clauses, -np.inf), np.full(clauses, "", "<U11"), 0, clauses, 0.0)
 
-    def refuted(x) -> tuple[Any, ...] | None:
+    def refuted(x) -> list[Any] | None:
         x = np.clip(x, case.witnesses.lower, case.witnesses.upper)
         parts = fn.parts(x)
         outputs = jax.jit(model.apply)(model.variables, *parts)
-        return tuple(parts) if prop.violated(parts, outputs) else None
+        return parts if prop.violated(parts, outputs) else None
 
     if timeout <= 0:
         return jb.Verdict("unknown", None, *nothing)
     if (case.box.lower == case.box.upper).all():
         witness = refuted(case.box.lower)
-        found = jb.Verdict("falsified" if witness else "verified", witness, *nothing)
+        found = jb.Verdict("verified" if witness is None else "falsified", None, *nothing)
     else:
         args = model.variables, case.rows, case.box
         found = jb.verify(fn, *args, any_axis=-1, timeout=timeout, **options)
@@ -147,7 +147,7 @@ def decided(
     if witness is None:
         status = "unknown" if found.status == "falsified" else found.status
         return dataclasses.replace(found, status=status, witness=None)
-    return dataclasses.replace(found, witness=witness if len(witness) > 1 else witness[0])
+    return dataclasses.replace(found, witness=witness[0] if len(witness) == 1 else tuple(witness))
 
 
 def input_shapes(model, prop: Property) -> tuple[tuple[int, ...], ...]:
