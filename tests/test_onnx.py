@@ -390,10 +390,10 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_said_at_once(name):
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(jb_onnx.OnnxError):
         jb_onnx.load(WRONG[name])
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_truncated_and_altered_files_raise_our_error_or_load():

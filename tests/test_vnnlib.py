@@ -221,10 +221,10 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_said_at_once(name):
     source, reason = WRONG[name]
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(vnnlib.VnnLibError, match=reason):
         vnnlib.loads(source)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(

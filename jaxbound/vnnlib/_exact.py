@@ -11,6 +11,8 @@ import numpy as np
 
 from jaxbound.vnnlib._reader import Atom, Conjunction, VnnLibError
 
+Ends = dict[str, tuple[Fraction | None, Fraction | None]]
+
 
 @dataclasses.dataclass(frozen=True)
 class ExactCase:
@@ -94,36 +96,35 @@ def rounded(value: Fraction, dtype, up: bool):
 
 def exact_cases(inputs: int, common: Conjunction, alternatives: list[Conjunction]):
     """Yields the boxes that are not empty, each with all clauses of its own."""
-    base, shared = split(common)
+    base, shared = split(common, {})
     boxes: dict[tuple, list[Conjunction]] = {}
     for alternative in alternatives:
         ends, rows = split(alternative, base)
         boxes.setdefault(tuple(sorted(ends.items())), []).append(shared + rows)
     for changed, clauses in boxes.items():
         ends = base | dict(changed)
-        lower, upper = [], []
+        lower: list[Fraction] = []
+        upper: list[Fraction] = []
         for i in range(inputs):
-            for side, bounds, end in zip(
-                ("lower", "upper"), (lower, upper), ends.get(f"X_{i}", (None, None)), strict=True
-            ):
-                if end is None:
-                    raise VnnLibError(f"X_{i} has no {side} bound")
-                bounds.append(end)
+            low, high = ends.get(f"X_{i}") or (None, None)
+            if low is None or high is None:
+                raise VnnLibError(f"X_{i} has no {'lower' if low is None else 'upper'} bound")
+            lower.append(low)
+            upper.append(high)
         if all(low <= high for low, high in zip(lower, upper, strict=True)):
             yield ExactCase(lower, upper, clauses)
 
 
-def split(atoms: Conjunction, base: dict | None = None) -> tuple[dict, Conjunction]:
+def split(atoms: Conjunction, base: Ends) -> tuple[Ends, Conjunction]:
     """Returns the ends of inputs where atoms tighten those of ``base``, and the other atoms."""
-    base = base or {}
-    ends: dict[str, tuple] = {}
+    ends: Ends = {}
     rows = []
     for atom in atoms:
         if len(atom.coefficients) > 1 or atom.variables != {"X"}:
             rows.append(atom)
             continue
         ((name, factor),) = atom.coefficients.items()
-        low, high = ends.get(name, base.get(name, (None, None)))
+        low, high = ends.get(name) or base.get(name) or (None, None)
         value = atom.bound / factor
         if factor > 0 and (high is None or value < high):
             ends[name] = low, value
