@@ -11,6 +11,8 @@ import types
 import zipfile
 from pathlib import Path
 
+import onnx
+import onnx.parser
 import pytest
 
 import jaxbound as jb
@@ -36,11 +38,12 @@ APART = {"_walks/intervals", "_walks/forward", "_walks/backward"}  # the interpr
 # What a docstring may begin with: a new verb is added deliberately.
 VERBS = """
 Adds Announces Appends Applies Attacks Bounds Brings Broadcasts Builds Calls Casts Checks Clips Combines Compiles
-Computes Concretizes Counts Cuts Decides Declares Defines Demands Derives Describes Draws Embeds Encodes Evaluates
-Exchanges Finds Flattens Follows Freezes Gives Halves Holds Interleaves Intersects Joins Keeps Limits Lists Looks
-Makes Maps Matches Measures Merges Multiplies Notes Optimises Prepares Projects Propagates Pulls Puts Raises Reads
-Recognises Registers Replaces Reports Represents Reshapes Returns Runs Scores Searches Sets Shows Signals Solves
-Splits Stacks Starts Takes Tells Traces Transposes Turns Unrolls Walks Writes Yields
+Computes Concretizes Convolves Counts Cuts Decides Declares Defines Demands Derives Describes Divides Draws Drops
+Embeds Encodes Evaluates Exchanges Finds Flattens Follows Freezes Gives Halves Holds Inserts Interleaves Intersects
+Joins Keeps Limits Lists Looks Makes Maps Matches Measures Merges Moves Multiplies Normalises Notes Optimises
+Prepares Projects Propagates Pulls Puts Raises Reads Recognises Registers Repeats Replaces Reports Represents
+Reshapes Resizes Returns Runs Scales Scores Searches Sets Shows Signals Solves Splits Stacks Starts Sums Takes Tells
+Traces Transposes Turns Unrolls Walks Writes Yields
 """
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 
@@ -85,7 +88,7 @@ def test_imports_point_down(path):
     folder = name.split("/")[0]
     if name == "__init__":
         assert "public" not in names
-    elif folder in ("networks", "training"):
+    elif folder in ("networks", "onnx", "training", "vnnlib"):
         assert names <= {"public"}, f"{name} goes past the public functions: {names}"
     else:
         known = FOLDERS[: FOLDERS.index(folder) + 1]
@@ -188,13 +191,23 @@ def test_methods_name_their_paper(name):
     assert found[1] in (ROOT / "README.md").read_text()
 
 
-def test_readme_runs():
-    first, second = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_readme_runs(tmp_path, monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    first, second, third = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     scope = {}
     for example, shape in ((first, (16, 9)), (second, (9,))):
         exec(compile(example, "README.md", "exec"), scope)
         assert scope["bounds"].lower.shape == shape
         assert (scope["bounds"].lower <= scope["bounds"].upper).all()
+    monkeypatch.chdir(tmp_path)
+    net = '<ir_version: 8, opset_import: ["": 17]> net (float[1, 3] x) => (float[1, 3] y) {y = Relu(x)}'
+    onnx.save(onnx.parser.parse_model(net), "net.onnx")
+    names = [f"X_{i}" for i in range(3)]
+    lines = [f"(declare-const {name} Real)" for name in [*names, "Y_0", "Y_1", "Y_2"]]
+    lines += [f"(assert (<= -1 {name})) (assert (<= {name} 1))" for name in names]
+    Path("property.vnnlib").write_text("\n".join([*lines, "(assert (<= Y_0 -0.5))"]))
+    exec(compile(third, "README.md", "exec"), scope)
+    assert scope["bounds"].upper.shape == (1, 3) and scope["verdict"].status == "verified"
 
 
 def test_a_wheel_holds_all_of_it(tmp_path):

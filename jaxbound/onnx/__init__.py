@@ -1,0 +1,10 @@
+"""Reads networks in ONNX as JAX functions of their weights and inputs.
+
+It needs the extra `jaxbound[onnx]`; `import jaxbound` does not import this package.
+"""
+
+from jaxbound.onnx._errors import OnnxError as OnnxError
+from jaxbound.onnx._errors import UnsupportedOnnxError as UnsupportedOnnxError
+from jaxbound.onnx._files import load as load
+from jaxbound.onnx._model import Model as Model
+from jaxbound.onnx._model import Value as Value
