@@ -244,6 +244,7 @@ def test_errors_of_every_class():
             "verified_error": {"all": 0.0, "two": 0.0, "union": 0.0},
             "verified_images": {"all": 2, "two": 1, "union": 2},
             "contradictions": {"all": 0, "two": 0, "union": 0},
+            "undecided": 0,
         },
         "5": {
             "images": 1,
@@ -252,6 +253,7 @@ def test_errors_of_every_class():
             "verified_error": {"all": 1.0, "union": 1.0},
             "verified_images": {"all": 1, "union": 1},
             "contradictions": {"all": 0, "union": 0},
+            "undecided": 0,
         },
         "7": {
             "images": 2,
@@ -260,9 +262,38 @@ def test_errors_of_every_class():
             "verified_error": {"all": 1.0, "two": 1.0, "union": 1.0},
             "verified_images": {"all": 2, "two": 1, "union": 2},
             "contradictions": {"all": 0, "two": 0, "union": 0},
+            "undecided": 0,
         },
     }
     assert json.loads(json.dumps(summary)) == summary
+
+
+def test_what_methods_leave_is_decided_completely():
+    """Of four images one is attacked, one verified by IBP, one by branch and bound, and one is not looked at."""
+
+    def apply(w, x):
+        greatest = jnp.abs(x[0] - x[1]) + jnp.abs(x[0] + x[1])  # 2 max(|x_0|, |x_1|)
+        return jnp.stack([w * greatest - x[0] + 0.1 + x[2], jnp.zeros(())])
+
+    images = jnp.array([[0.0, 0.0, -1.0], [0.0, 0.0, 5.0], [0.1, 0.0, 0.15], [0.0, 0.0, 0.2]])
+    labels, told = jnp.array([0, 0, 0, 0]), []
+    complete = functools.partial(jb.verify, timeout=60.0, split="hidden", batch=8)
+    evaluate = training.evaluator(
+        apply, {"ibp": jb.ibp}, clip=None, complete=complete, limits={"ibp": 3}
+    )
+    found = evaluate(jnp.array(-0.05), images, labels, 0.5, lambda *stage: told.append(stage))
+    assert found.verified["ibp"].tolist() == [False, True, False]
+    assert found.verified["complete"].tolist() == [False, True, False]
+    found = evaluate(jnp.array(1.0), images, labels, 0.2, lambda *stage: told.append(stage))
+    assert found.verified["ibp"].tolist() == [False, True, False]
+    assert found.verified["complete"].tolist() == [False, True, True]
+    assert (
+        found.undecided == 1 and found.summary()["undecided"] == 1
+    )  # the last, which no method saw
+    assert found.contradictions == {"ibp": 0, "complete": 0, "union": 0}
+    assert ("complete", 1, 1) in told
+    with pytest.raises(ValueError, match="complete"):
+        training.evaluator(apply, {"complete": jb.ibp})
 
 
 def test_restarts_attack_what_still_stands():

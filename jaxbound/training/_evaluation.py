@@ -15,6 +15,7 @@ import jaxbound as jb
 from jaxbound.training import _attack
 
 Apply = Callable[[Any, jax.Array], jax.Array]  # parameters, one example -> logits [K]
+Complete = Callable[..., jb.Verdict]  # `jb.verify`, with options of one's own
 Progress = Callable[[str, int, int], None]  # stage, images done, images in all
 
 
@@ -67,6 +68,11 @@ class Evaluation:
         return {name: int(np.sum(v & attacked[: len(v)])) for name, v in self.verified.items()}
 
     @property
+    def undecided(self) -> int:
+        """Counts the images that are neither verified by any method nor attacked successfully."""
+        return int(np.sum((self.attacked > 0) & ~self.verified["union"]))
+
+    @property
     def classes(self) -> dict[int, Evaluation]:
         """Returns by label the evaluation of its images, without the methods that saw none of them."""
         return {int(label): self._where(self.labels == label) for label in np.unique(self.labels)}
@@ -90,6 +96,7 @@ class Evaluation:
             "verified_error": self.verified_error,
             "verified_images": {name: len(v) for name, v in self.verified.items()},
             "contradictions": self.contradictions,
+            "undecided": self.undecided,
         }
 
 
@@ -104,6 +111,7 @@ def evaluator(
     attack_steps: int = 20,
     attack_restarts: int = 1,
     slack: float = 0.0,
+    complete: Complete | None = None,
     seed: int = 0,
 ) -> Callable[..., Evaluation]:
     """Builds a compiled evaluation on linf balls, to be called for many parameters and radii.
@@ -120,16 +128,19 @@ def evaluator(
       attack_restarts: restarts of `pgd`, one after another, so memory does not grow with them; each
         attacks only the images that are not yet broken.
       slack: what a lower bound must exceed to verify, in units of margins; allows for rounding.
+      complete: decides the images that no method verifies and no attack breaks, one at a time, such as
+        ``functools.partial(jb.verify, timeout=10.0)``. Its results are those of a method called "complete", of as
+        many images as the method that sees the most; its witnesses count as attacks.
       seed: of the attack's starts.
 
     Returns:
       `evaluate(params, images, labels, eps, progress=None) -> Evaluation` with float images `[N,
       ...]`, integer labels `[N]`, the radius in the images' units, and `progress(stage, done,
-      total)` called after every batch (stage "pgd" starts anew with every restart). It raises
-      FloatingPointError when a bound is NaN.
+      total)` called after every batch (stage "pgd" starts anew with every restart, stage "complete"
+      counts images). It raises FloatingPointError when a bound is NaN.
 
     Raises:
-      ValueError: `limits` or `batch_sizes` name an unknown method, or a method is called "union".
+      ValueError: `limits` or `batch_sizes` name an unknown method, or a method is called "union" or "complete".
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxbound as jb
@@ -142,6 +153,7 @@ def evaluator(
     _check_names(methods, {*batch_sizes, *limits})
     attack = _attacker(apply, clip, attack_steps, seed)
     bounds = {name: _bounder(apply, method, clip) for name, method in methods.items()}
+    ask = complete and functools.partial(complete, functools.partial(_margins_above, apply))
     clean_margins = jax.jit(jax.vmap(lambda p, x, y: _margins(apply, p, y)(x).min(), (None, 0, 0)))
 
     def evaluate(params, images, labels, eps, progress: Progress | None = None) -> Evaluation:
@@ -162,16 +174,51 @@ def evaluator(
         clean = over("clean", every, lambda x, y, i: clean_margins(params, x, y))
         attacked = _attacked(clean, attack_restarts, attack_again)
         lower = {name: lower_of(name, bound) for name, bound in bounds.items()}
+        if complete is not None:
+            found = Evaluation(clean, attacked, lower, np.asarray(labels), slack)
+            decide = lambda i: ask(params, jb.linf_ball(images[i], eps, clip), labels[i], slack)
+            margin = lambda i, x: float(_margins(apply, params, labels[i])(jnp.asarray(x)).min())
+            attacked, lower["complete"] = _completed(found, decide, margin, progress)
         return Evaluation(clean, attacked, lower, np.asarray(labels), slack)
 
     return evaluate
 
 
 def _check_names(methods: Mapping[str, Any], named: set[str]) -> None:
-    if unknown := (named - set(methods)) or ({"union"} & set(methods)):
+    if unknown := (named - set(methods)) or ({"union", "complete"} & set(methods)):
         raise ValueError(
             f"not usable as method names here: {sorted(unknown)}; methods are {sorted(methods)}"
         )
+
+
+def _margins_above(apply: Apply, params, x, label, slack):
+    return jb.margins(apply(params, x), label) - slack
+
+
+def _completed(found: Evaluation, decide, margin, progress: Progress | None):
+    """Decides the images that are left; returns the smallest margins met, and the best lower bounds.
+
+    A verdict proves that margins are above the slack, if not by how much. ``decide(i)`` gives that of an image,
+    ``margin(i, x)`` the smallest margin at a witness.
+    """
+    count = max((len(lower) for lower in found.lower.values()), default=len(found.clean))
+    attacked, best = found.attacked.copy(), np.full(count, -np.inf, found.clean.dtype)
+    for lower in found.lower.values():
+        best[: len(lower)] = np.maximum(best[: len(lower)], lower)
+    left = np.flatnonzero((attacked[:count] > 0) & ~(best > found.slack))
+    for done, i in enumerate(left, 1):
+        verdict = decide(int(i))
+        proved = verdict.lower.min() + found.slack
+        if verdict.status == "verified":
+            proved = max(
+                proved, np.nextafter(best.dtype.type(found.slack), best.dtype.type(np.inf))
+            )
+        best[i] = max(best[i], proved)
+        if verdict.status == "falsified":
+            attacked[i] = min(attacked[i], margin(int(i), verdict.witness[1]))
+        if progress:
+            progress("complete", done, len(left))
+    return attacked, best
 
 
 def _attacked(clean: np.ndarray, restarts: int, attack) -> np.ndarray:
