@@ -193,12 +193,14 @@ def test_methods_name_their_paper(name):
 
 def test_readme_runs(tmp_path, monkeypatch):
     text = (ROOT / "README.md").read_text()
-    first, second, third = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    first, second, decided, files = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     scope = {}
     for example, shape in ((first, (16, 9)), (second, (9,))):
         exec(compile(example, "README.md", "exec"), scope)
         assert scope["bounds"].lower.shape == shape
         assert (scope["bounds"].lower <= scope["bounds"].upper).all()
+    exec(compile(decided, "README.md", "exec"), scope)
+    assert scope["verdict"].status in ("verified", "falsified")
     monkeypatch.chdir(tmp_path)
     net = '<ir_version: 8, opset_import: ["": 17]> net (float[1, 3] x) => (float[1, 3] y) {y = Relu(x)}'
     onnx.save(onnx.parser.parse_model(net), "net.onnx")
@@ -206,7 +208,7 @@ def test_readme_runs(tmp_path, monkeypatch):
     lines = [f"(declare-const {name} Real)" for name in [*names, "Y_0", "Y_1", "Y_2"]]
     lines += [f"(assert (<= -1 {name})) (assert (<= {name} 1))" for name in names]
     Path("property.vnnlib").write_text("\n".join([*lines, "(assert (<= Y_0 -0.5))"]))
-    exec(compile(third, "README.md", "exec"), scope)
+    exec(compile(files, "README.md", "exec"), scope)
     assert scope["bounds"].upper.shape == (1, 3) and scope["verdict"].status == "verified"
 
 

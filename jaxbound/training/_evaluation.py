@@ -149,76 +149,72 @@ def evaluator(
       >>> evaluate(jnp.array(2.0), images, labels, 0.1).verified_error["ibp"]
       0.5
     """
-    batch_sizes, limits = dict(batch_sizes or {}), dict(limits or {})
-    _check_names(methods, {*batch_sizes, *limits})
-    attack = _attacker(apply, clip, attack_steps, seed)
+    batch_sizes, limits = _by_name(methods, batch_sizes), _by_name(methods, limits)
+    attack, decide = _attacker(apply, clip, attack_steps, seed), _decider(apply, complete, clip)
     bounds = {name: _bounder(apply, method, clip) for name, method in methods.items()}
-    ask = complete and functools.partial(complete, functools.partial(_margins_above, apply))
     clean_margins = jax.jit(jax.vmap(lambda p, x, y: _margins(apply, p, y)(x).min(), (None, 0, 0)))
 
     def evaluate(params, images, labels, eps, progress: Progress | None = None) -> Evaluation:
         every = np.arange(len(images))
 
         def over(stage, index, run):
-            tell = functools.partial(progress, stage) if progress else lambda done, total: None
-            size = batch_sizes.get(stage, batch_size)
+            tell, size = _telling(progress, stage), batch_sizes.get(stage, batch_size)
             return _in_batches(lambda i: run(images[i], labels[i], i), index, size, tell)
 
         def attack_again(index, restart):
             return over("pgd", index, lambda x, y, i: attack(params, x, y, eps, i, restart))
 
         def lower_of(name, bound):
-            run = lambda x, y, i: bound(params, x, y, eps)
-            return _not_nan(over(name, every[: limits.get(name)], run), name)
+            seen = every[: limits.get(name)]
+            return _not_nan(over(name, seen, lambda x, y, i: bound(params, x, y, eps)), name)
 
         clean = over("clean", every, lambda x, y, i: clean_margins(params, x, y))
         attacked = _attacked(clean, attack_restarts, attack_again)
         lower = {name: lower_of(name, bound) for name, bound in bounds.items()}
-        if complete is not None:
-            found = Evaluation(clean, attacked, lower, np.asarray(labels), slack)
-            decide = lambda i: ask(params, jb.linf_ball(images[i], eps, clip), labels[i], slack)
-            margin = lambda i, x: float(_margins(apply, params, labels[i])(jnp.asarray(x)).min())
-            attacked, lower["complete"] = _completed(found, decide, margin, progress)
-        return Evaluation(clean, attacked, lower, np.asarray(labels), slack)
+        found = Evaluation(clean, attacked, lower, np.asarray(labels), slack)
+        return decide(found, params, images, eps, progress)
 
     return evaluate
 
 
-def _check_names(methods: Mapping[str, Any], named: set[str]) -> None:
-    if unknown := (named - set(methods)) or ({"union", "complete"} & set(methods)):
+def _by_name(methods: Mapping[str, Any], values: Mapping[str, int] | None) -> dict[str, int]:
+    """Returns what is given by methods' names; raises if there are other names, or methods with names of ours."""
+    if unknown := (set(values or {}) - set(methods)) or ({"union", "complete"} & set(methods)):
         raise ValueError(
             f"not usable as method names here: {sorted(unknown)}; methods are {sorted(methods)}"
         )
+    return dict(values or {})
 
 
-def _margins_above(apply: Apply, params, x, label, slack):
-    return jb.margins(apply(params, x), label) - slack
+def _decider(apply: Apply, complete: Complete | None, clip):
+    """Returns a function that decides the images that are left in an evaluation, and adds what it finds to it."""
 
+    def above(params, x, label, slack):
+        return jb.margins(apply(params, x), label) - slack
 
-def _completed(found: Evaluation, decide, margin, progress: Progress | None):
-    """Decides the images that are left; returns the smallest margins met, and the best lower bounds.
+    def decide(found: Evaluation, params, images, eps, progress: Progress | None) -> Evaluation:
+        if complete is None:
+            return found
+        count = max((len(lower) for lower in found.lower.values()), default=len(found.clean))
+        attacked, best = found.attacked.copy(), np.full(count, -np.inf, found.clean.dtype)
+        for lower in found.lower.values():
+            best[: len(lower)] = np.maximum(best[: len(lower)], lower)
+        left = np.flatnonzero((attacked[:count] > 0) & ~(best > found.slack))
+        for done, i in enumerate(left, 1):
+            box, label = jb.linf_ball(images[i], eps, clip), found.labels[i]
+            verdict = complete(above, params, box, label, found.slack)
+            best[i] = max(best[i], verdict.lower.min() + found.slack)
+            if verdict.status == "verified":  # margins are above the slack, if not by how much
+                best[i] = max(best[i], np.nextafter(best.dtype.type(found.slack), np.inf))
+            if verdict.witness is not None:
+                margins = jb.margins(apply(params, jnp.asarray(verdict.witness[1])), label)
+                attacked[i] = min(attacked[i], float(margins.min()))
+            if progress:
+                progress("complete", done, len(left))
+        lower = found.lower | {"complete": best}
+        return dataclasses.replace(found, attacked=attacked, lower=lower)
 
-    A verdict proves that margins are above the slack, if not by how much. ``decide(i)`` gives that of an image,
-    ``margin(i, x)`` the smallest margin at a witness.
-    """
-    count = max((len(lower) for lower in found.lower.values()), default=len(found.clean))
-    attacked, best = found.attacked.copy(), np.full(count, -np.inf, found.clean.dtype)
-    for lower in found.lower.values():
-        best[: len(lower)] = np.maximum(best[: len(lower)], lower)
-    left = np.flatnonzero((attacked[:count] > 0) & ~(best > found.slack))
-    for done, i in enumerate(left, 1):
-        verdict = decide(int(i))
-        proved = verdict.lower.min() + found.slack
-        if verdict.status == "verified":
-            proved = max(
-                proved, np.nextafter(best.dtype.type(found.slack), best.dtype.type(np.inf))
-            )
-        best[i] = max(best[i], proved)
-        if verdict.status == "falsified":
-            attacked[i] = min(attacked[i], margin(int(i), verdict.witness[1]))
-        if progress:
-            progress("complete", done, len(left))
-    return attacked, best
+    return decide
 
 
 def _attacked(clean: np.ndarray, restarts: int, attack) -> np.ndarray:
@@ -228,6 +224,10 @@ def _attacked(clean: np.ndarray, restarts: int, attack) -> np.ndarray:
         standing = np.flatnonzero(margins > 0)
         margins[standing] = np.minimum(margins[standing], attack(standing, restart))
     return margins
+
+
+def _telling(progress: Progress | None, stage: str) -> Callable[[int, int], None]:
+    return functools.partial(progress, stage) if progress else lambda done, total: None
 
 
 def _in_batches(run, index: np.ndarray, size: int, tell: Callable[[int, int], None]) -> np.ndarray:
