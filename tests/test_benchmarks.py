@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import gzip
 import importlib
 import json
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import onnx.parser
 import pytest
 
 import jaxbound as jb
@@ -163,6 +166,81 @@ def test_training_cost(run, monkeypatch, capsys):
         assert record["plain_ms_ratio"] > 0 and record["memory_mb"] > 0
     flops = {method: record["plain_flops_ratio"] for method, record in steps.items()}
     assert flops["forward"] < 1 < flops["IBP, kappa 0"] < flops["IBP, kappa .5, ParamRamp"]
+
+
+@pytest.fixture
+def verification(run, monkeypatch):
+    """The benchmark of verification, with a network of four neurons."""
+    networks, benchmark = map(importlib.import_module, ("_verification_networks", "verification"))
+    fn = lambda p, x: (jax.nn.relu(x @ p[0] + p[1]) @ p[2] + p[3])[0]
+    small = networks.Network(fn, ((2, 4), (4,), (4, 1), (1,)), (2,))
+    for kinds in (networks.EXACT, networks.PLANTED):
+        monkeypatch.setitem(kinds, "small", small)
+    return benchmark
+
+
+@pytest.mark.slow
+def test_verification_of_random_networks(run, verification):
+    options = ("--networks", "small", "--count", "2", "--splits", "input")
+    run(verification, "exact", *options)
+    report = run(verification, "planted", *options)  # keeps the other part
+
+    for part, kinds in {"exact": ("below", "above"), "planted": ("planted", "twin")}.items():
+        assert [r["kind"] for r in report[part]["records"]] == [*kinds, *kinds]
+        assert [r["seed"] for r in report[part]["records"]] == [0, 0, 1, 1]
+        for line, kind in zip(report[part]["summary"], kinds, strict=True):
+            assert line["kind"] == kind and line["wrong"] == 0
+            assert line["right"] == 2 or kind == "planted"
+
+
+def test_verification_knows_what_is_wrong(run, verification):
+    fn, box = lambda p, x: x.sum() - p, jb.linf_ball(jnp.zeros(2), 1.0)
+    args, nothing = (np.float32(0.5), box), np.array("branching")
+    found = jb.Verdict("verified", None, np.array(0.0), nothing, 1, 0, 0.1)
+    wrong = functools.partial(verification.wrong, fn=fn, args=args)
+    assert wrong(found, "falsified", bound=1.0) == "verified, not falsified"
+    assert wrong(found, "verified", bound=-1.0).startswith("the lower bound 0 is beyond")
+    assert wrong(found, "verified", bound=1.0) == ""
+    for x, reason in (([2.0, -2.0], "outside"), ([0.5, 0.5], "does not violate"), ([0, 0], "")):
+        witness = args[0], np.float32(x)
+        found = jb.Verdict("falsified", witness, np.array(-1.0), nothing, 1, 0, 0.1)
+        assert reason in wrong(found, "falsified", bound=1.0) and bool(reason) == bool(
+            wrong(found, "falsified", bound=1.0)
+        )
+
+
+MODEL = """<ir_version: 8, opset_import: ["": 17]>
+net (float[1, 1] x) => (float[1, 1] y) { y = Relu(x) }"""
+PROPERTY = """(declare-const X_0 Real) (declare-const Y_0 Real)
+(assert (>= X_0 -1)) (assert (<= X_0 1)) (assert (>= Y_0 {}))"""
+
+
+@pytest.mark.slow
+def test_verification_of_files(run, verification, tmp_path, capsys):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    model = onnx.parser.parse_model(MODEL)
+    (folder / "net.onnx.gz").write_bytes(gzip.compress(model.SerializeToString()))
+    rows = ["onnx,vnnlib,timeout_s,verdict"]
+    for name, limit, verdict in (("true", 1.5, "unsat"), ("false", 0.5, "unsat"), ("none", 0, "")):
+        rows.append(f"net.onnx,{name}.vnnlib,60,{verdict}")
+        if name != "none":
+            (folder / f"{name}.vnnlib").write_text(PROPERTY.format(limit))
+    (folder / "instances.csv").write_text("\n".join(rows))
+
+    part = run(verification, "instances", "--folder", str(folder))["instances"]
+    (line,) = part["summary"]
+    assert line["verified"] == line["falsified"] == line["unknown"] == line["errors"] == 1
+    assert (
+        line["contradictions"] == 1 and "false.vnnlib: falsified contra" in capsys.readouterr().out
+    )
+    assert (tmp_path / "verification.png").read_bytes().startswith(b"\x89PNG")
+
+    (folder / "none.vnnlib").write_text(PROPERTY.format(2))
+    (folder / "instances.csv").write_text("\n".join(rows[1:]))  # without names
+    again = run(verification, "instances", "--folder", str(folder))["instances"]
+    assert again["records"][:1] == part["records"][:1]
+    assert again["summary"][0]["verified"] == 2 and again["summary"][0]["errors"] == 0
 
 
 def test_operations_count_every_turn_of_a_loop(monkeypatch):
