@@ -253,7 +253,7 @@ def test_errors_of_every_class():
             "verified_error": {"all": 1.0, "union": 1.0},
             "verified_images": {"all": 1, "union": 1},
             "contradictions": {"all": 0, "union": 0},
-            "undecided": 0,
+            "undecided": 1,
         },
         "7": {
             "images": 2,
