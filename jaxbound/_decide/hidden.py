@@ -10,12 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbound._bounds.regions import is_region
 from jaxbound._decide.cells import Found, Lanes, Root, bound_cells
 from jaxbound._decide.leaves import decide
 from jaxbound._decide.question import Question
 from jaxbound._decide.scores import Score
 from jaxbound._decide.search import Domain
 from jaxbound._decide.splits import Splits
+
+FEW_VARIABLES = 1024  # up to so many inputs, linear programs take milliseconds
 
 
 class HiddenSpace:
@@ -37,6 +40,9 @@ class HiddenSpace:
         self.scores, self.steps, self.lanes = scores, steps, lanes
         self.size = sum(x.lower.size for x in root.intermediates.values())
         self.clauses, self.rows = clauses, len(root.lower) // clauses
+        self.solves = (
+            sum(leaf.box.lower.size for leaf in leaves if is_region(leaf)) <= FEW_VARIABLES
+        )
 
     def whole(self, clause: int) -> Splits:
         """Returns the whole regions, for one clause."""
@@ -55,8 +61,16 @@ class HiddenSpace:
         )
 
     def bound(self, children: Sequence[Splits]) -> list[Domain]:
-        found = self._run(children, self.steps)
-        return [self._domain(child, found, i) for i, child in enumerate(children)]
+        """Bounds sub-domains by lines and multipliers, the one that is lowest then also by a linear program.
+
+        That sees all constraints at once: it may prove what the steps did not, or meet a witness in a small part.
+        """
+        run = self._run(children, self.steps)
+        found = [self._domain(child, run, i) for i, child in enumerate(children)]
+        lowest = min(range(len(found)), key=lambda i: found[i].lower.min())
+        if self.solves and not found[lowest].proved:
+            found[lowest] = self.decide(found[lowest])
+        return found
 
     def _run(self, children: Sequence[Splits], steps: int) -> Found:
         """Bounds any number of sub-domains, `lanes` at once; the last run is filled up by repeating one."""

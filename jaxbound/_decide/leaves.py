@@ -1,4 +1,4 @@
-"""Decides sub-domains without further splits by linear programs: there, piecewise linear functions are affine."""
+"""Bounds sub-domains by linear programs: exactly where nothing is left to split, as functions are affine there."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def decide(question: Question, leaves, intermediates, lane: Lanes, domain: Domai
     """
     splits, rows = domain.data, lane.alphas.shape[0]
     used = len(splits.cells)
-    signed = np.zeros((2 ** math.ceil(math.log2(max(1, used))), lane.lower.size))
+    signed = np.zeros((4 ** math.ceil(math.log(max(16, used), 4)), lane.lower.size))
     signed[np.arange(used), splits.cells] = -splits.sides
     coeffs, offset = map(np.asarray, linear_parts(question, leaves, intermediates, lane, signed))
     goals = coeffs[:rows], offset[:rows]
@@ -69,6 +69,8 @@ def decide(question: Question, leaves, intermediates, lane: Lanes, domain: Domai
     worst = [np.asarray(x) for x in apart(regions, point)]
     there = with_points(leaves, [r.nearest(x) for r, x in zip(regions, worst, strict=True)])
     value = float(np.asarray(question.evaluate(there))[splits.clause].max())
+    if not value < domain.value:
+        worst, value = domain.worst, domain.value
     return Domain(lower, domain.open & ~(lower > 0), worst, value, domain.data)
 
 
