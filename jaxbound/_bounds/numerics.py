@@ -56,6 +56,12 @@ def _ratio_tangent(primals, tangents):
     return found, (d_rise - found * d_width) * jnp.minimum(1 / width, limit)
 
 
+def in_double(tree):
+    """Returns a tree with all floating-point arrays in float64; to be called where that is enabled."""
+    floating = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
+    return jax.tree.map(lambda x: jnp.asarray(x, float) if floating(x) else x, tree)
+
+
 def concrete(x) -> np.ndarray | None:
     """Returns the value of ``x``, or None while it is traced."""
     return None if isinstance(x, Tracer) else np.asarray(x)

@@ -184,7 +184,7 @@ def _bound_row(context: Context, keys, intermediates, steps, scores, parts, offs
     _, unravel = ravel_pytree(best_starts(context, out)[0].alphas)
     sides = [by_name(intermediates, beta) for beta in betas]
     multipliers = [{"lower": sides[0][name], "upper": sides[1][name]} for name in sides[0]]
-    found = Parameters(unravel(alphas), multipliers)
+    found = sound(Parameters(unravel(alphas), multipliers))
     if steps:
         value = lambda found: lower_ends(from_inputs, context, out, found, rows, offset)[0]
         found = ascend(value, [found], Search(steps, OPTIMIZER, sound))

@@ -181,15 +181,6 @@ def in_float64():
         yield
 
 
-def in_double(leaves: Sequence[Any]) -> list[Any]:
-    """Returns the leaves with all floating-point arrays in float64; to be called `in_float64`."""
-
-    def cast(x):
-        return jnp.asarray(x, float) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x
-
-    return jax.tree.map(cast, list(leaves))
-
-
 def as_witness(question: Question, leaves: Sequence[Any], points: Sequence[Any]) -> Witness | None:
     """Returns the arguments with points in place of regions, if the function as it was written is not positive there.
 
@@ -220,9 +211,8 @@ def _inside(region: Any, point: np.ndarray) -> np.ndarray | None:
     if isinstance(region, Interval):
         return np.clip(point, np.asarray(region.lower), np.asarray(region.upper))
     center, eps = np.asarray(region.center), np.finfo(point.dtype).eps
-    for tries in range(
-        8
-    ):  # rounding may leave the ball by a few units; the way to its centre is mended
+    # Rounding may leave the ball by a few units: a little way to the centre mends that.
+    for tries in range(8):
         near = np.asarray(region.nearest(jnp.asarray(point)))
         point = center + (near - center) * np.asarray(1 - (4**tries - 1) * eps, point.dtype)
         if _contains(region, point):

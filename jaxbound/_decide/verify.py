@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxbound._decide.question import Verdict, in_double, in_float64, pose
+from jaxbound._bounds.numerics import in_double
+from jaxbound._decide.question import Verdict, in_float64, pose
 from jaxbound._decide.refute import Refuter
 from jaxbound._decide.scores import Score
 from jaxbound._decide.search import Clock

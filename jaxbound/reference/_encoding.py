@@ -14,7 +14,7 @@ from scipy import sparse
 from jaxbound._bounds.balls import LpBall
 from jaxbound._bounds.halfspaces import Halfspaces
 from jaxbound._bounds.interval import Interval
-from jaxbound._bounds.numerics import concrete
+from jaxbound._bounds.numerics import concrete, in_double
 from jaxbound._bounds.polytopes import Polytope
 from jaxbound._bounds.regions import Region, arrays_of, is_region
 from jaxbound._methods.inspection import intermediate_bounds
@@ -101,7 +101,7 @@ def _ranges(fn, args, intermediates, exact: bool, time_limit: float = math.inf) 
     """Returns the range of every output, exact or of the relaxation."""
     with jax.enable_x64(True), precision():
         leaves, restore = arrays_of(args)
-        args, intermediates = restore(_float64(leaves)), _float64(intermediates)
+        args, intermediates = restore(in_double(leaves)), in_double(intermediates)
         if any(concrete(leaf) is None for leaf in jax.tree.leaves(leaves)):
             raise ValueError(
                 "a reference is solved outside of JAX: call it without jax.jit and jax.vmap"
@@ -153,11 +153,6 @@ def _nonlinear(graph: Graph) -> list[Equation]:
             + f"\nSupported: {supported}, of one uncertain operand, and affine operations."
         )
     return found
-
-
-def _float64(values):
-    floating = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
-    return jax.tree.map(lambda x: jnp.asarray(x, float) if floating(x) else x, values)
 
 
 # ---------------------------------------------------------------- what a graph asks of its variables
