@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -47,7 +48,7 @@ OPTIMIZER = optax.multi_transform(
     Parameters("alphas", "betas"),  # pyright: ignore
 )
 
-CANDIDATES = 8  # how many of the best cells are returned, by every score
+TRIED = 3  # of the best cells by every score, both children are bounded
 
 
 class Root(NamedTuple):
@@ -89,8 +90,7 @@ class Found(NamedTuple):
       lower: of every row ``[N, M]``.
       alphas: the best that were met, as in `Lanes`.
       betas: likewise.
-      cells: the best ones to split by each score, -1 where there are none ``[N, scores, CANDIDATES]``.
-      scores: of these.
+      cells: the ones to split, the best first, -1 where there are none ``[N, scores * TRIED]``.
       points: where they would be split.
       minimisers: where the highest row's linear bound is least, an array ``[N, ...]`` for every region.
       values: of the function there, of the greatest row of the clause ``[N]``.
@@ -100,7 +100,6 @@ class Found(NamedTuple):
     alphas: Any
     betas: Any
     cells: Any
-    scores: Any
     points: Any
     minimisers: list[Any]
     values: Any
@@ -164,27 +163,40 @@ def kept_context(question: Question, leaves, intermediates, lane: Lanes) -> Cont
 def _bound_lane(question, steps, scores, leaves, intermediates, lane: Lanes) -> Found:
     """Bounds one sub-domain."""
     context = kept_context(question, leaves, intermediates, lane)
-    out, count = the_output(context.graph), lane.alphas.shape[0]
-    rows, offset = affine_rows(context, out, lane.clause * count + jnp.arange(count))
-    of_row = functools.partial(_bound_row, context, list(rows), intermediates, steps, scores)
-    found = jax.vmap(of_row)(list(rows.values()), offset, lane.alphas, lane.betas)
-    lower, alphas, betas, coeffs, ranked, points = found
+    of_row = functools.partial(_bound_row, context, intermediates, steps, scores)
+    lower, alphas, betas, coeffs, ranked, points = _of_rows(of_row, context, lane)
     highest = jnp.argmax(jnp.where(jnp.isnan(lower), -jnp.inf, lower))
     lowest = [_lowest(r, c[highest]) for r, c in zip(context.regions.values(), coeffs, strict=True)]
     value = question.evaluate(with_points(leaves, lowest))[lane.clause].max()
-    best, cells = jax.lax.top_k(ranked[highest], min(CANDIDATES, ranked.shape[-1]))
-    cells = jnp.where(best > -jnp.inf, cells, -1)
-    return Found(lower, alphas, betas, cells, best, points[highest][cells], lowest, value)
+    lane = lane._replace(alphas=alphas, betas=betas)
+    worse = functools.partial(_worse_child, question, leaves, intermediates, lane)
+    cells, points = _best_cells(worse, ranked[highest], points[highest])
+    return Found(lower, alphas, betas, cells, points, lowest, value)
 
 
-def _bound_row(context: Context, keys, intermediates, steps, scores, parts, offset, alphas, betas):
-    """Bounds one row of a sub-domain's clause, by its own parameters."""
-    out, offset = the_output(context.graph), offset[None]
-    rows = {var: part[None] for var, part in zip(keys, parts, strict=True)}
-    _, unravel = ravel_pytree(best_starts(context, out)[0].alphas)
+def _of_rows(bound: Callable[..., Any], context: Context, lane: Lanes) -> Any:
+    """Returns ``bound(rows, offset, alphas, betas)`` of each row of a lane's clause, stacked."""
+    out, count = the_output(context.graph), lane.alphas.shape[0]
+    rows, offset = affine_rows(context, out, lane.clause * count + jnp.arange(count))
+
+    def of_row(parts, offset, alphas, betas):
+        alone = {var: part[None] for var, part in zip(rows, parts, strict=True)}
+        return bound(alone, offset[None], alphas, betas)
+
+    return jax.vmap(of_row)(list(rows.values()), offset, lane.alphas, lane.betas)
+
+
+def _parameters(context: Context, intermediates, alphas, betas) -> Parameters:
+    """Returns the parameters of a row, written out flat in a lane."""
+    _, unravel = ravel_pytree(best_starts(context, the_output(context.graph))[0].alphas)
     sides = [by_name(intermediates, beta) for beta in betas]
     multipliers = [{"lower": sides[0][name], "upper": sides[1][name]} for name in sides[0]]
-    found = sound(Parameters(unravel(alphas), multipliers))
+    return sound(Parameters(unravel(alphas), multipliers))
+
+
+def _bound_row(context: Context, intermediates, steps, scores, rows, offset, alphas, betas):
+    """Bounds one row of a sub-domain's clause, by its own parameters."""
+    out, found = the_output(context.graph), _parameters(context, intermediates, alphas, betas)
     if steps:
         value = lambda found: lower_ends(from_inputs, context, out, found, rows, offset)[0]
         found = ascend(value, [found], Search(steps, OPTIMIZER, sound))
@@ -195,6 +207,44 @@ def _bound_row(context: Context, keys, intermediates, steps, scores, parts, offs
     ]
     coeffs = [c[0] for c in below.coeffs]
     return least(below)[0], ravel_pytree(found.alphas)[0], jnp.stack(flat), coeffs, ranked, points
+
+
+def _best_cells(worse: Callable[..., Any], ranked, points):
+    """Returns the cells to split and the points, the best first: the one whose worse child is best.
+
+    References: De Palma et al., arXiv 2104.06718.
+
+    Args:
+      worse: bounds the worse child of a split, ``worse(cell, point)``.
+      ranked: the scores ``[scores, S]``; of each, the best `TRIED` are tried.
+      points: ``[S]``.
+    """
+    best, cells = (x.ravel() for x in jax.lax.top_k(ranked, min(TRIED, ranked.shape[-1])))
+    again = jnp.tril(cells[:, None] == cells, -1).any(1)
+    valid = (best > -jnp.inf) & ~again
+    lower = jnp.nan_to_num(jax.vmap(worse)(cells, points[cells]), nan=-jnp.inf)
+    order = jnp.lexsort((-lower, ~valid))
+    return jnp.where(valid, cells, -1)[order], points[cells][order]
+
+
+def _worse_child(question: Question, leaves, intermediates, lane: Lanes, cell, point):
+    """Returns the lower bound of the worse child of a split, by the parameters of its parent."""
+
+    def of_side(above):
+        low, high = jnp.where(above, point, -jnp.inf), jnp.where(above, jnp.inf, point)
+        child = lane._replace(
+            lower=lane.lower.at[cell].max(low), upper=lane.upper.at[cell].min(high)
+        )
+        context = kept_context(question, leaves, intermediates, child)
+
+        def of_row(rows, offset, alphas, betas):
+            found = _parameters(context, intermediates, alphas, betas)
+            out = the_output(context.graph)
+            return lower_ends(from_inputs, context, out, found, rows, offset)[0]
+
+        return _of_rows(of_row, context, child).max()
+
+    return jax.vmap(of_side)(jnp.array([True, False])).min()
 
 
 def _lowest(region, coeffs):

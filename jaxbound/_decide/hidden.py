@@ -65,14 +65,14 @@ class HiddenSpace:
 
         That sees all constraints at once: it may prove what the steps did not, or meet a witness in a small part.
         """
-        run = self._run(children, self.steps)
+        run = self._run(children)
         found = [self._domain(child, run, i) for i, child in enumerate(children)]
         lowest = min(range(len(found)), key=lambda i: found[i].lower.min())
         if self.solves and not found[lowest].proved:
             found[lowest] = self.decide(found[lowest])
         return found
 
-    def _run(self, children: Sequence[Splits], steps: int) -> Found:
+    def _run(self, children: Sequence[Splits]) -> Found:
         """Bounds any number of sub-domains, `lanes` at once; the last run is filled up by repeating one."""
         parts = []
         for start in range(0, len(children), self.lanes):
@@ -80,7 +80,7 @@ class HiddenSpace:
             part += part[-1:] * (self.lanes - len(part))
             lanes = self.lanes_of(part)
             found = bound_cells(
-                self.question, steps, self.scores, self.leaves, self.root.intermediates, lanes
+                self.question, self.steps, self.scores, self.leaves, self.root.intermediates, lanes
             )
             parts.append(jax.tree.map(np.asarray, found))
         return jax.tree.map(lambda *each: np.concatenate(each)[: len(children)], *parts)
@@ -130,35 +130,9 @@ class HiddenSpace:
     def children(self, domains: Sequence[Domain], count: int) -> list[Splits]:
         """Splits every sub-domain at its best cell; few sub-domains at several cells at once."""
         depth = max(1, int(np.log2(max(2, count / len(domains)))))
-        chosen = self._choices([domain.data for domain in domains], depth)
         found = []
-        for domain, choice in zip(domains, chosen, strict=True):
+        for domain in domains:
+            choice = domain.data.best(depth)
             for sides in itertools.product((1, -1), repeat=len(choice)):
                 found.append(domain.data.split(choice, sides))
         return found
-
-    def _choices(self, domains: Sequence[Splits], depth: int) -> list[list[tuple[int, float]]]:
-        """Returns the cells and points to split each sub-domain at, the best first.
-
-        The three best candidates by each score are tried: the best is the one whose worse child is best, bounded
-        by the parameters of its parent.
-        """
-        tries: list[tuple[int, tuple[int, float]]] = []
-        for i, domain in enumerate(domains):
-            assert domain.candidates is not None
-            cells, points = (each[:, : max(3, depth)] for each in domain.candidates)
-            pairs = {
-                int(c): (int(c), float(p))
-                for c, p in zip(cells.ravel(), points.ravel(), strict=True)
-                if c >= 0
-            }
-            tries += [(i, pair) for pair in pairs.values()]
-        if len(tries) == len(domains):
-            return [[pair] for _, pair in tries]
-        children = [domains[i].split([pair], [side]) for i, pair in tries for side in (1, -1)]
-        lower = np.nan_to_num(self._run(children, 0).lower.max(1), nan=-np.inf, posinf=np.inf)
-        worse = np.minimum(lower[0::2], lower[1::2])
-        ranked: list[list[tuple[float, tuple[int, float]]]] = [[] for _ in domains]
-        for (i, pair), score in zip(tries, worse, strict=True):
-            ranked[i].append((float(score), pair))
-        return [[pair for _, pair in sorted(each, reverse=True)[:depth]] for each in ranked]

@@ -19,7 +19,7 @@ class Splits(NamedTuple):
       alphas: of every row ``[M, A]``.
       betas: of every row and split ``[M, k]``.
       lower: the bound of its parent, which holds here too.
-      candidates: the best cells to split by each score, and the points.
+      candidates: the cells to split, the best first, and the points; -1 where there are none.
     """
 
     clause: int
@@ -30,6 +30,12 @@ class Splits(NamedTuple):
     betas: np.ndarray
     lower: float
     candidates: tuple[np.ndarray, np.ndarray] | None = None
+
+    def best(self, count: int) -> list[tuple[int, float]]:
+        """Returns at most ``count`` cells to split next, and their points."""
+        assert self.candidates is not None
+        pairs = zip(*self.candidates, strict=True)
+        return [(int(cell), float(point)) for cell, point in pairs if cell >= 0][:count]
 
     def split(self, choice: Sequence[tuple[int, float]], sides: Sequence[int]) -> Splits:
         """Returns the child on the given sides of chosen cells and points."""
