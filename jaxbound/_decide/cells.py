@@ -37,13 +37,13 @@ from jaxbound._walks.rows import affine_rows, from_inputs, least
 
 # Operands by both kinds of lines; and operands as they are known, cut by constraints and what follows by intervals.
 THOROUGH = Recipe("thorough", backward(best_start), interval_output, from_inputs)
-_KEPT = Recipe("kept", keep, interval_output, from_inputs)
+KEPT = Recipe("kept", keep, interval_output, from_inputs)
 
-# How a row's parameters are searched for: alphas move within [0, 1], betas have the units of slopes.
+# How a row's parameters are searched for: alphas move within [0, 1], betas are relative to the rows they change.
 OPTIMIZER = optax.multi_transform(
     {
         "alphas": optax.adam(optax.exponential_decay(0.1, 1, 0.97)),
-        "betas": optax.adam(optax.exponential_decay(0.1, 1, 0.97)),
+        "betas": optax.adam(optax.exponential_decay(0.3, 1, 0.97)),
     },
     Parameters("alphas", "betas"),  # pyright: ignore
 )
@@ -157,7 +157,7 @@ def kept_context(question: Question, leaves, intermediates, lane: Lanes) -> Cont
     lows, highs = (by_name(intermediates, end) for end in (lane.lower, lane.upper))
     held = {name: Interval(lows[name], highs[name]) for name in lows}
     options = Options(intermediates=intermediates, constraints=held)
-    return prepare(_KEPT, question.clauses, question.args(leaves), options)
+    return prepare(KEPT, question.clauses, question.args(leaves), options)
 
 
 def _bound_lane(question, steps, scores, leaves, intermediates, lane: Lanes) -> Found:
@@ -220,7 +220,7 @@ def _best_cells(worse: Callable[..., Any], ranked, points):
       points: ``[S]``.
     """
     best, cells = (x.ravel() for x in jax.lax.top_k(ranked, min(TRIED, ranked.shape[-1])))
-    again = jnp.tril(cells[:, None] == cells, -1).any(1)
+    again = jnp.tril(cells[:, None] == cells[None], -1).any(1)
     valid = (best > -jnp.inf) & ~again
     lower = jnp.nan_to_num(jax.vmap(worse)(cells, points[cells]), nan=-jnp.inf)
     order = jnp.lexsort((-lower, ~valid))

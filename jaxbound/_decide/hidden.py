@@ -15,7 +15,8 @@ from jaxbound._decide.cells import Found, Lanes, Root, bound_cells
 from jaxbound._decide.leaves import decide
 from jaxbound._decide.question import Question
 from jaxbound._decide.scores import Score
-from jaxbound._decide.search import Domain
+from jaxbound._decide.search import Clock, Domain
+from jaxbound._decide.sharpen import inner_operands, sharpened
 from jaxbound._decide.splits import Splits
 
 FEW_VARIABLES = 1024  # up to so many inputs, linear programs take milliseconds
@@ -38,6 +39,7 @@ class HiddenSpace:
     ):
         self.question, self.leaves, self.root = question, leaves, root
         self.scores, self.steps, self.lanes = scores, steps, lanes
+        self.inner = inner_operands(question, leaves)
         self.size = sum(x.lower.size for x in root.intermediates.values())
         self.clauses, self.rows = clauses, len(root.lower) // clauses
         self.solves = (
@@ -59,6 +61,14 @@ class HiddenSpace:
             np.zeros((self.rows, 0), np.float32),
             lower,
         )
+
+    @property
+    def sharpens(self) -> bool:
+        return bool(self.inner)
+
+    def sharpen(self, clock: Clock) -> None:
+        known = sharpened(self.question, self.inner, self.leaves, self.root.intermediates, clock)
+        self.root = self.root._replace(intermediates=known)
 
     def bound(self, children: Sequence[Splits]) -> list[Domain]:
         """Bounds sub-domains by lines and multipliers, the one that is lowest then also by a linear program.

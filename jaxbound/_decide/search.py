@@ -39,14 +39,20 @@ class Space(Protocol):
 
     Attributes:
       lanes: how many sub-domains it bounds at once.
+      sharpens: whether what all sub-domains share can be tightened, at a cost.
       floor: a lower bound of all clauses where no sub-domain is.
     """
 
     lanes: int
+    sharpens: bool
     floor: float
 
     def children(self, domains: Sequence[Domain], count: int) -> list[Any]:
         """Returns at most ``count`` sub-domains that together make up the given ones, not bounded yet."""
+        ...
+
+    def sharpen(self, clock: Clock) -> None:
+        """Makes tighter what all sub-domains share, until time is over."""
         ...
 
     def bound(self, children: Sequence[Any]) -> list[Domain]:
@@ -63,10 +69,10 @@ class Space(Protocol):
 
 
 class Clock:
-    """Measures the seconds that are left."""
+    """Measures the seconds since a start, of which there are ``timeout``."""
 
-    def __init__(self, timeout: float):
-        self.start, self.timeout = time.monotonic(), timeout
+    def __init__(self, timeout: float, start: float | None = None):
+        self.start, self.timeout = time.monotonic() if start is None else start, timeout
 
     @property
     def seconds(self) -> float:
@@ -76,12 +82,17 @@ class Clock:
     def is_over(self) -> bool:
         return self.seconds >= self.timeout
 
+    def part(self, share: float) -> Clock:
+        """Returns a clock that is over when this share of what is left is."""
+        now = self.seconds
+        return Clock(now + share * max(0.0, self.timeout - now), self.start)
+
 
 class Outcome(NamedTuple):
     """Holds how a search ended.
 
     Attributes:
-      status: "verified", "falsified" or "unknown".
+      status: "verified", "falsified", "unknown", or "interrupted" by the keyboard.
       witness: of a falsified function.
       lower: the least lower bound of every clause in all sub-domains, open or closed.
       nodes: how many sub-domains were bounded.
@@ -172,7 +183,7 @@ def search(
         return frontier.outcome("unknown" if len(frontier) or frontier.stuck else "verified")
     except KeyboardInterrupt:
         frontier.push(*batch)
-        return frontier.outcome("unknown")
+        return frontier.outcome("interrupted")
 
 
 def _place(frontier: Frontier, space: Space, found: Sequence[Domain], refute):

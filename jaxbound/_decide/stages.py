@@ -20,13 +20,15 @@ from jaxbound._decide.maxima import has_maxima, is_maximum, without_maxima
 from jaxbound._decide.question import Question, Verdict, Witness
 from jaxbound._decide.refute import Refuter
 from jaxbound._decide.scores import Score, gap_at_split, is_splittable, largest_gap
-from jaxbound._decide.search import Clock, Domain, Space, search
+from jaxbound._decide.search import Clock, Domain, Outcome, Space, search
 from jaxbound._methods.published import ibp
 from jaxbound._program.graph import Graph, Var
 from jaxbound._program.trace import trace
 from jaxbound._rules.errors import check_supported
 from jaxbound._rules.linear_rules import linear_operands
 
+# Shares of the time that is left: of a first search, and of tightening what is known of the whole regions then.
+FIRST, SHARPENING = 0.1, 0.3
 FEW_INPUTS = 10  # up to so many uncertain inputs are split themselves, by default
 
 
@@ -71,10 +73,11 @@ class Stages:
         if splits_inputs:
             space, roots = self._boxes(graph, batch)
         else:
-            space, roots = self._hidden(self.question, batch, steps, score)
+            space = self._hidden(self.question, batch, steps, score)
+            roots = self._roots(space)
             if roots and has_maxima(graph) and not self.clock.is_over:
-                written = without_maxima(self.question, graph)
-                space, roots = self._hidden(written, batch, steps, score)
+                space = self._hidden(without_maxima(self.question, graph), batch, steps, score)
+                roots = self._roots(space)
         return self._search(space, roots, tell)
 
     def _search(self, space: Space, roots: list[Domain], tell: Callable[[Any], None]) -> Verdict:
@@ -85,12 +88,27 @@ class Stages:
             return self.verdict("falsified", witness, "attack")
         if not left:
             return self.verdict("verified" if roots or self.decided.all() else "unknown")
-        found = search(space, left, self.refuter.near, self.clock, tell)
-        self.nodes, self.open = found.nodes, found.open
+        # Most questions need few splits; only where they do not end soon, what is known of the whole regions is worth
+        # more time, and the search starts anew with it.
+        found = self._split(space, left, self.clock.part(FIRST if space.sharpens else 1), tell)
+        if found.status == "unknown" and space.sharpens and not self.clock.is_over:
+            space.sharpen(self.clock.part(SHARPENING))
+            left, self.open = [x for x in self._roots(space) if not x.proved], 0
+            if self.decided.all():
+                return self.verdict("verified")
+            if left:
+                found = self._split(space, left, self.clock, tell)
+        status = "unknown" if found.status == "interrupted" else found.status
+        return self.verdict(status, found.witness, "branching")
+
+    def _split(self, space: Space, roots: list[Domain], clock: Clock, tell) -> Outcome:
+        """Searches from the roots, and notes what it proved."""
+        found = search(space, roots, self.refuter.near, clock, tell)
+        self.nodes, self.open = self.nodes + found.nodes, found.open
         self.raise_to(found.lower, "branching")
         if found.status == "verified":
             self.decided[self.decided == ""] = "branching"
-        return self.verdict(found.status, found.witness, "branching")
+        return found
 
     def _splits_inputs(self, graph: Graph, split: str) -> bool:
         """Tells whether to split inputs; raises if that is asked for and cannot be done."""
@@ -115,18 +133,20 @@ class Stages:
     def _hidden(self, question: Question, batch: int | None, steps: int, score: Score | None):
         root = jax.tree.map(np.asarray, bound_root(question, self.leaves))
         self.raise_to(root.lower.reshape(-1, self.rows).max(1), "crown")
-        todo = np.flatnonzero(self.decided == "")
         scores = (gap_at_split, largest_gap) if score is None else (score,)
         lanes = batch or _lanes(self.rows * sum(x.lower.size for x in root.intermediates.values()))
-        space = HiddenSpace(question, self.leaves, root, self.clauses, scores, steps, lanes)
-        roots: list[Domain] = []
-        for start in range(0, len(todo), lanes):
+        return HiddenSpace(question, self.leaves, root, self.clauses, scores, steps, lanes)
+
+    def _roots(self, space: HiddenSpace) -> list[Domain]:
+        """Returns the whole regions for every open clause, bounded; none if time is over."""
+        todo, roots = np.flatnonzero(self.decided == ""), []
+        for start in range(0, len(todo), space.lanes):
             if self.clock.is_over:
-                return space, []
-            roots += space.bound([space.whole(int(c)) for c in todo[start : start + lanes]])
+                return []
+            roots += space.bound([space.whole(int(c)) for c in todo[start : start + space.lanes]])
         for domain in roots:
             self.raise_to(domain.lower, "alpha_crown")
-        return space, roots
+        return roots
 
 
 @functools.partial(jax.jit, static_argnames=("question",))

@@ -25,7 +25,7 @@ class Parameters(NamedTuple):
 
     Attributes:
       alphas: in [0, 1], where free lines lie, per non-linear equation before a variable.
-      betas: >= 0, the multipliers of the ends of every constraint of the context.
+      betas: >= 0, the multipliers of the ends of every constraint of the context, relative to the row.
     """
 
     alphas: list[dict[str, Any]]
@@ -115,6 +115,7 @@ def multiplied(context: Context, betas: list[dict[str, Any]]) -> Step:
     """Returns the context's step, and then a step that adds to rows what is at most 0 wherever the constraints hold.
 
     That is ``-beta (z - p)`` for an end ``z >= p``, and ``beta (z - p)`` for an end ``z <= p``; 0 if p is infinite.
+    A beta is relative to the row that it changes, so that its search does not hang on the function's units.
     References: Wang et al., arXiv 2103.06624.
     """
     multipliers = dict(zip(context.constraints, betas, strict=True))
@@ -125,17 +126,23 @@ def multiplied(context: Context, betas: list[dict[str, Any]]) -> Step:
             if out not in multipliers:
                 continue
             held, sides = context.constraints[out], multipliers[out]
-            slope = 0
+            size = _sizes(rows[out]) if out in rows else jnp.ones_like(offset)
+            slope = jnp.zeros(out.shape, out.dtype)
             for sign, side, end in ((-1, "lower", held.lower), (1, "upper", held.upper)):
                 there = jnp.isfinite(end)
                 beta = jnp.where(there, sign * sides[side], 0)
                 slope = slope + beta
-                offset = offset - (beta * jnp.where(there, end, 0)).sum()
-            added = jnp.broadcast_to(slope, (len(offset), *out.shape))
+                offset = offset - size * (beta * jnp.where(there, end, 0)).sum()
+            added = jnp.einsum("k,...->k...", size, slope)
             rows = rows | {out: rows[out] + added if out in rows else added}
         return rows, offset
 
     return step
+
+
+def _sizes(rows):
+    """Returns the root mean square of each row ``[K, ...]``; a constant for gradients."""
+    return lax.stop_gradient(jnp.sqrt(jnp.square(rows).mean(range(1, rows.ndim))))
 
 
 def best_starts(context: Context, var: Var) -> list[Parameters]:
