@@ -11,8 +11,12 @@ from oracle import once, samples
 
 import jaxbound as jb
 from jaxbound import reference
+from jaxbound._decide import stages
 from jaxbound._decide.boxes import _clip
 from jaxbound._decide.cells import bound_cells, bound_root
+from jaxbound._decide.question import in_float64, pose
+from jaxbound._decide.search import Clock
+from jaxbound._decide.sharpen import inner_operands, sharpened
 
 relu = jax.nn.relu
 
@@ -115,6 +119,58 @@ def test_every_verdict_is_right_next_to_the_minimum(name, split, attack):
             assert found.decided != ""
         else:
             assert found.witness is None and found.lower >= 0
+
+
+def test_a_search_that_starts_anew_with_tighter_operands_is_right(monkeypatch):
+    monkeypatch.setattr(stages, "FIRST", 0.0)
+    weights, box, least = instance("residual", 0)
+    for side, status in ((-1e-3, "verified"), (1e-3, "falsified")):
+        shift = np.float32(least + side)
+        found = jb.verify(
+            question("residual"), weights, box, shift, split="hidden", attack=False, batch=16
+        )
+        assert found.status == status and found.lower <= least - float(shift) + 1e-5
+
+
+def test_operands_that_are_bounded_once_more_hold_what_samples_reach():
+    def fn(p, x):
+        h = relu(x @ p[0])
+        g = relu(h @ p[1])
+        return relu(g @ p[2]).sum()
+
+    rng = np.random.default_rng(3)
+    weights = [rng.normal(size=s).astype("float32") for s in ((3, 6), (6, 6), (6, 5))]
+    box = jb.linf_ball(jnp.asarray(rng.normal(size=3), "float32"), 0.5)
+    asked, _ = pose(fn, (weights, box), None)
+    leaves = [*map(jnp.asarray, weights), box]
+    with in_float64():
+        before = bound_root(asked, leaves).intermediates
+        inner = inner_operands(asked, leaves)
+        assert sharpened(asked, inner, leaves, before, Clock(0.0)) is before
+        found = sharpened(asked, inner, leaves, before, Clock(600.0))
+        xs = np.asarray(samples(box, 5000), float)
+    g = np.maximum(xs @ weights[0], 0) @ weights[1]
+    assert len(inner) == 2 and found.keys() == before.keys()
+    for name, z in zip(inner, (g, np.maximum(g, 0) @ weights[2]), strict=True):
+        old, new = (jax.tree.map(np.asarray, each[name]) for each in (before, found))
+        assert (old.lower <= new.lower).all() and (new.upper <= old.upper).all()
+        assert (new.lower <= z + 1e-6).all() and (z - 1e-6 <= new.upper).all()
+    last = inner[-1]
+    width = lambda known: np.asarray(known[last].upper - known[last].lower).sum()
+    assert width(found) < 0.98 * width(before)
+
+
+def test_bounds_under_constraints_do_not_hang_on_the_units_of_the_function():
+    w = np.random.default_rng(4).normal(size=(3, 5)).astype("float32")
+    fn = lambda scale, x: scale * relu(x @ w)[None] @ jnp.ones((5, 1))
+    box = jb.linf_ball(jnp.zeros(3), 1.0)
+    (name,) = jb.intermediate_bounds(fn, jnp.float32(1), box)
+    held = {
+        name: jb.Interval(jnp.array([0.0, -jnp.inf, -jnp.inf, 0.5, -jnp.inf]), jnp.full(5, 2.0))
+    }
+    bound = lambda scale: jb.alpha_crown(fn, jnp.float32(scale), box, constraints=held).lower.item()
+    assert bound(1000.0) == pytest.approx(1000 * bound(1.0), rel=1e-4)
+    assert bound(1.0) > jb.crown(fn, jnp.float32(1), box).lower.item() + 0.01
 
 
 @pytest.mark.parametrize("act", [jax.nn.sigmoid, jnp.tanh], ids=["sigmoid", "tanh"])
