@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from jaxbound._bounds.regions import is_region
 from jaxbound._decide.attack import Descent, descend, starts
 from jaxbound._decide.question import Question, Witness, as_witness, in_float64
-from jaxbound._decide.search import Domain
+from jaxbound._decide.search import Clock, Domain
 
 # How walks descend that start anywhere in the regions, as many as POINTS by the number of clauses and inputs; and
 # those that start where a sub-domain's bound is least.
@@ -31,12 +32,22 @@ class Refuter:
         self.question, self.written, self.leaves, self.attack = question, written, leaves, attack
         self.inputs = sum(math.prod(leaf.shape) for leaf in leaves if is_region(leaf))
 
-    def anywhere(self, clauses: int) -> Witness | None:
-        """Returns a witness by descents to every clause; without an attack, looks at the middle of the regions."""
+    def anywhere(self, open: np.ndarray, seed: int = 0) -> Witness | None:
+        """Returns a witness by descents to every open clause; without an attack, looks at the middle of the regions."""
+        clauses = len(open)
         count = max(8, POINTS // clauses // max(1, self.inputs // 64)) if self.attack else 1
-        every = [np.repeat(np.asarray(x), clauses, 0) for x in starts(count, self.leaves, 0)]
-        targets = np.tile(np.arange(clauses), count)
+        every = [np.repeat(np.asarray(x), clauses, 0) for x in starts(count, self.leaves, seed)]
+        targets = np.resize(np.flatnonzero(open), count * clauses)
         return self._descend(every, targets, FROM_ANYWHERE if self.attack else AT_ONCE)
+
+    def again(self, open: np.ndarray, clock: Clock) -> Witness | None:
+        """Returns a witness by descents to open clauses from ever other points, until time is over."""
+        for seed in itertools.count(1):
+            if clock.is_over or not self.attack:
+                return None
+            witness = self.anywhere(open, seed)
+            if witness is not None:
+                return witness
 
     def near(self, domains: Sequence[Domain]) -> Witness | None:
         """Returns a witness at the worst points of sub-domains, or by short descents from them."""

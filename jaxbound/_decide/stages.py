@@ -27,8 +27,9 @@ from jaxbound._program.trace import trace
 from jaxbound._rules.errors import check_supported
 from jaxbound._rules.linear_rules import linear_operands
 
-# Shares of the time that is left: of a first search, and of tightening what is known of the whole regions then.
-FIRST, SHARPENING = 0.1, 0.3
+# Shares of the time that is left: of more attacks before the search, of a first search, and of tightening what is
+# known of the whole regions then.
+ATTACKING, FIRST, SHARPENING = 0.03, 0.1, 0.3
 FEW_INPUTS = 10  # up to so many uncertain inputs are split themselves, by default
 
 
@@ -61,7 +62,7 @@ class Stages:
         graph = trace(self.question.clauses, *self.question.args(self.leaves))
         check_supported(graph)
         splits_inputs = self._splits_inputs(graph, split)
-        witness = self.refuter.anywhere(self.clauses)
+        witness = self.refuter.anywhere(np.ones(self.clauses, bool))
         if witness is not None:
             return self.verdict("falsified", witness, "attack")
         self.raise_to(np.asarray(_intervals(self.question, self.leaves)).max(1), "ibp")
@@ -84,6 +85,8 @@ class Stages:
         """Searches from the roots, one for every open clause or one for all; none if time is over."""
         left = [domain for domain in roots if not domain.proved]
         witness = self.refuter.near(left)
+        if witness is None and left:
+            witness = self.refuter.again(self.decided == "", self.clock.part(ATTACKING))
         if witness is not None:
             return self.verdict("falsified", witness, "attack")
         if not left:
