@@ -12,7 +12,6 @@ from oracle import assert_contains, box, by_every, samples, side_by_side, tolera
 
 import jaxbound as jb
 
-
 METHODS = (jb.ibp, jb.lbp, jb.crown)  # one of each walk
 LINEAR = METHODS[1:]
 
