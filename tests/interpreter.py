@@ -17,14 +17,40 @@ def by_numpy(fn):
     def run(*args):
         closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
         with np.errstate(all="ignore"):
-            pairs = zip(jax.tree.leaves(args), closed.in_avals, strict=True)
-            found = _evaluate(closed, [np.asarray(x, aval.dtype) for x, aval in pairs])
+            found = _evaluate(closed, _leaves(closed, args))
         return jax.tree.unflatten(jax.tree.structure(shape), found)
 
     return run
 
 
-def _evaluate(closed, args):
+def each_by_numpy(fn):
+    """``fn`` of every part of a batch: as `jax.jit(jax.vmap(fn))`, up to rounding. It is traced for the first part."""
+
+    def run(*args):
+        count = len(jax.tree.leaves(args)[0])
+        parts = [jax.tree.map(lambda x, i=i: x[i], args) for i in range(count)]
+        closed, shape = jax.make_jaxpr(fn, return_shape=True)(*parts[0])
+        inputs, steps = [Later() for _ in closed.in_avals], []
+        with np.errstate(all="ignore"):
+            outs = _evaluate(closed, inputs, steps)
+            found = [_replay(inputs, steps, outs, _leaves(closed, part)) for part in parts]
+        stacked = [np.stack(values) for values in zip(*found, strict=True)]
+        return jax.tree.unflatten(jax.tree.structure(shape), stacked)
+
+    return run
+
+
+class Later:
+    """Stands for an array that depends on the part."""
+
+
+def _leaves(closed, args):
+    pairs = zip(jax.tree.leaves(args), closed.in_avals, strict=True)
+    return [np.asarray(x, aval.dtype) for x, aval in pairs]
+
+
+def _evaluate(closed, args, steps=None):
+    """Computes the outputs; what depends on a `Later` is one too, and added to ``steps``."""
     jaxpr, env = closed.jaxpr, {}
     env.update(zip(jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
     env.update(zip(jaxpr.invars, args, strict=True))
@@ -35,8 +61,24 @@ def _evaluate(closed, args):
         return env[atom]
 
     for eqn in _live(jaxpr):
-        env.update(zip(eqn.outvars, _step(eqn, [read(v) for v in eqn.invars]), strict=True))
+        operands = [read(v) for v in eqn.invars]
+        if eqn.primitive.name in CALLS:
+            found = _evaluate(eqn.params[CALLS[eqn.primitive.name]], operands, steps)
+        elif any(isinstance(x, Later) for x in operands):
+            found = [Later() for _ in eqn.outvars]
+            steps.append((eqn, operands, found))
+        else:
+            found = _step(eqn, operands)
+        env.update(zip(eqn.outvars, found, strict=True))
     return [read(v) for v in jaxpr.outvars]
+
+
+def _replay(inputs, steps, outs, args):
+    env = dict(zip(inputs, args, strict=True))
+    for eqn, operands, found in steps:
+        values = _step(eqn, [env[x] if isinstance(x, Later) else x for x in operands])
+        env.update(zip(found, values, strict=True))
+    return [env[x] if isinstance(x, Later) else x for x in outs]
 
 
 def _live(jaxpr):
@@ -50,8 +92,6 @@ def _live(jaxpr):
 
 
 def _step(eqn, operands):
-    if eqn.primitive.name in CALLS:
-        return _evaluate(eqn.params[CALLS[eqn.primitive.name]], operands)
     rule = RULES.get(eqn.primitive.name)
     found = NotImplemented if rule is None else rule(*operands, **eqn.params)
     if found is NotImplemented:
@@ -129,18 +169,19 @@ def _iota(*, dtype, shape, dimension, **_):
 
 
 def _scan(*operands, jaxpr, length, reverse, num_consts, num_carry, **_):
+    if not 0 < length < MANY:  # what runs many times is worth compiling
+        return NotImplemented
     consts, operands = operands[:num_consts], operands[num_consts:]
     carry, xs, ys = operands[:num_carry], operands[num_carry:], []
     for i in range(length)[:: -1 if reverse else 1]:
         found = _evaluate(jaxpr, [*consts, *carry, *(x[i] for x in xs)])
         carry = found[:num_carry]
         ys.append(found[num_carry:])
-    if not length:
-        return NotImplemented
     stacked = (np.stack(parts[:: -1 if reverse else 1]) for parts in zip(*ys, strict=True))
     return [*carry, *stacked]
 
 
+MANY = 16  # steps of a loop
 CALLS = {  # where they hold their bodies
     "jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr",
 }  # fmt: skip

@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from interpreter import by_numpy
+from interpreter import by_numpy, each_by_numpy
 
 import jaxbound as jb
 from jaxbound._bounds.regions import is_region
@@ -43,7 +43,7 @@ def by_every(fn, *args, methods=METHODS):
 
 def by_every_of_a_batch(fn, regions, methods=METHODS):
     """The same for regions along a leading axis."""
-    return by_numpy(jax.vmap(lambda region: [method(fn, region) for method in methods]))(regions)
+    return each_by_numpy(lambda region: [method(fn, region) for method in methods])(regions)
 
 
 def side_by_side(functions, boxes, methods):

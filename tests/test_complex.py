@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from interpreter import by_numpy
+from interpreter import by_numpy, each_by_numpy
 from jax import lax
 from oracle import assert_contains, box, precision, samples, values
 
@@ -94,9 +94,7 @@ def test_bounds(name, dtype):
     regions = boxes(shape, dtype)
     methods = (jb.ibp, jb.lbp, jb.crown) if affine else (jb.ibp, jb.crown)
     with precision(dtype):
-        found = by_numpy(jax.vmap(lambda region: [method(fn, region) for method in methods]))(
-            regions
-        )
+        found = each_by_numpy(lambda region: [method(fn, region) for method in methods])(regions)
     size = math.prod(shape)
     basis = np.concatenate([np.zeros((1, size)), np.eye(size)]).reshape(-1, *shape)
     points = [samples(jax.tree.map(lambda end, i=i: end[i], regions), 40) for i in range(3)]

@@ -156,7 +156,6 @@ def bounds_of_curves():
     return boxes, side_by_side(functions, boxes, (jb.ibp, jb.crown))
 
 
-@pytest.mark.xdist_group("curves")  # they share what is compiled
 @pytest.mark.parametrize("name", CURVES)
 def test_infinite_where_it_must_be(name):
     """Values that exist lie inside, and the last element, well inside the domain, stays bounded."""

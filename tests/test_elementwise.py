@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from interpreter import by_numpy
+from interpreter import by_numpy, each_by_numpy
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -103,7 +103,7 @@ def test_bounds_hold(name, dtype):
         fn = lambda x: mix @ p.bind(mix @ x) + p.bind(x)
         tight = [functools.partial(jb.crown, relaxation="tight")] * (name == "hat")
         methods = (jb.ibp, jb.lbp, jb.crown, *tight)
-        found = by_numpy(jax.vmap(lambda x: [method(fn, x) for method in methods]))(boxes)
+        found = each_by_numpy(lambda x: [method(fn, x) for method in methods])(boxes)
         at = jax.jit(jax.vmap(fn))
         for i in range(len(INTERVALS)):
             here = jax.tree.map(lambda end, i=i: end[i], boxes)

@@ -29,8 +29,6 @@ import _presets  # noqa: E402
 import _run as example  # noqa: E402
 import _train  # noqa: E402
 
-# In one worker: they share the run.
-pytestmark = pytest.mark.xdist_group("examples")
 TRAIN = [sys.executable, str(ROOT / "examples" / "cifar_crown_ibp.py")]
 
 

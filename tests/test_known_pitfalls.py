@@ -12,8 +12,6 @@ from oracle import assert_contains, box, by_every, samples, side_by_side, tolera
 
 import jaxbound as jb
 
-pytestmark = pytest.mark.xdist_group("regressions")  # they share what is compiled
-
 METHODS = (jb.ibp, jb.lbp, jb.crown)  # one of each walk
 LINEAR = METHODS[1:]
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jax.scipy as jsp
 import numpy as np
 import pytest
-from interpreter import by_numpy
+from interpreter import each_by_numpy
 from jax import lax
 from oracle import assert_contains, box, samples, values
 
@@ -51,7 +51,7 @@ def test_bounds(name):
     center = 0.5 * np.random.default_rng(0).normal(size=(2, *shape))
     radius = np.array([0, 0.2]).reshape(2, *[1] * len(shape))
     regions = box(center - radius, center + radius)
-    found = by_numpy(jax.vmap(lambda r: [jb.ibp(fn, r), jb.crown_ibp(fn, r)]))(regions)
+    found = each_by_numpy(lambda r: [jb.ibp(fn, r), jb.crown_ibp(fn, r)])(regions)
     for i in range(2):
         true = values(fn, samples(jax.tree.map(lambda end, i=i: end[i], regions), 60))
         for bounds in found:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from interpreter import by_numpy
+from interpreter import by_numpy, each_by_numpy
 from jax import lax
 from oracle import METHODS, assert_contains, box, precision, samples, values
 
@@ -126,7 +126,7 @@ def test_bounds(dtype):
     methods = METHODS if dtype == "float32" else (jb.ibp, jb.lbp, jb.crown_ibp)
     with precision(dtype):
         boxes = box(center - radius, center + radius, dtype)
-        every = by_numpy(jax.vmap(lambda x: [method(both, x) for method in methods]))(boxes)
+        every = each_by_numpy(lambda x: [method(both, x) for method in methods])(boxes)
     every = jax.tree.map(np.asarray, every)
     for i, r in enumerate(RADII):
         region, bounds = jax.tree.map(operator.itemgetter(i), (boxes, every))

@@ -83,7 +83,6 @@ def with_known(model: onnx.ModelProto, inputs: list) -> tuple[onnx.ModelProto, l
     return known, left
 
 
-@pytest.mark.xdist_group("onnx_nodes")
 @pytest.mark.parametrize("op", sorted(KNOWN))
 def test_the_tests_of_the_format_pass(op):
     tests = [test for test in cases()[op] if not left_out(test.name)]
@@ -105,7 +104,6 @@ def test_the_tests_of_the_format_pass(op):
                 )
 
 
-@pytest.mark.xdist_group("onnx_nodes")
 def test_what_is_left_out_exists():
     names = {test.name for tests in cases().values() for test in tests}
     gone = [key for key in LEFT_OUT if not any(fnmatch.fnmatch(name, key) for name in names)]

@@ -136,7 +136,7 @@ print(*[h["loss"] for h in history])
 
 def test_eight_devices_share_a_batch(tmp_path):
     """The same losses as on one device."""
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     program = DEVICES.format(tests=str(ROOT / "tests"))
     command = [sys.executable, "-c", program, str(tmp_path / "eight")]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from hypothesis import given
-from interpreter import by_numpy
+from interpreter import each_by_numpy
 from oracle import (
     METHODS,
     assert_contains,
@@ -130,7 +130,7 @@ def test_networks(name):
     boxes = regions(shape)
     points = np.stack([samples(nth(boxes, i)) for i in range(5)])
     found = values(jax.vmap(fn), points)
-    slack = tolerance("float32", by_numpy(jax.vmap(functools.partial(magnitude, fn)))(boxes))
+    slack = tolerance("float32", each_by_numpy(functools.partial(magnitude, fn))(boxes))
     every = by_every_of_a_batch(fn, boxes)
     for method, bounds in zip(METHODS, every, strict=True):
         for i in range(5):

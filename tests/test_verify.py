@@ -71,6 +71,7 @@ def question(name):
     return functools.partial(shifted, NETWORKS[name][0])
 
 
+@functools.cache
 def instance(name, seed):
     """Weights, a box, and the exact minimum of the network over it."""
     fn, shapes, shape, same = NETWORKS[name]
