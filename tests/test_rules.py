@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from interpreter import by_numpy, each_by_numpy
+from interpreter import by_numpy
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core as jex
@@ -254,7 +254,7 @@ def check(fn, boxes, dtype, walks=tuple(WALKS)):
     points = np.stack([samples(nth(boxes, i)) for i in range(len(boxes.lower))])
     found = values(jax.vmap(fn), points)
     with precision(dtype):
-        found_by = each_by_numpy(functools.partial(everything, fn, walks))(boxes)
+        found_by = by_numpy(jax.vmap(functools.partial(everything, fn, walks)))(boxes)
     results, lines, size = jax.tree.map(np.asarray, found_by)
     results |= {f"lines of {n}": line_values(b, points) for n, b in lines.items()}
     for name, bounds in results.items():
