@@ -42,12 +42,10 @@ class Refuter:
 
     def again(self, open: np.ndarray, clock: Clock) -> Witness | None:
         """Returns a witness by descents to open clauses from ever other points, until time is over."""
-        for seed in itertools.count(1):
-            if clock.is_over or not self.attack:
-                return None
-            witness = self.anywhere(open, seed)
-            if witness is not None:
-                return witness
+        seeds, witness = itertools.count(1), None
+        while witness is None and self.attack and not clock.is_over:
+            witness = self.anywhere(open, next(seeds))
+        return witness
 
     def near(self, domains: Sequence[Domain]) -> Witness | None:
         """Returns a witness at the worst points of sub-domains, or by short descents from them."""
