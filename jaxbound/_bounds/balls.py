@@ -60,6 +60,11 @@ class LpBall(Region):
         low, high = self.clip.lower, self.clip.upper
         return Interval(jnp.clip(lower, low, high), jnp.clip(upper, low, high))
 
+    @property
+    def sizes(self):
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        return 1.01 * (jnp.abs(self.center).astype(wide) + self.radius.astype(wide))
+
     def support(self, coeffs, axis: int = -1):
         found = self.supported(self._terms(coeffs, axis))
         if self.clip is None or self.p == jnp.inf:

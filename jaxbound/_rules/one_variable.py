@@ -13,8 +13,10 @@ from jax import lax
 
 from jaxbound._bounds.interval import Interval
 from jaxbound._bounds.numerics import once, steepest
+from jaxbound._bounds.rounding import unit
 from jaxbound._rules import arithmetic, curves
 from jaxbound._rules.relaxations import Relaxation
+from jaxbound._rules.rounding import Units
 
 # ---------------------------------------------------------------- images
 
@@ -91,6 +93,7 @@ class Elementwise:
         several uncertain operands, and has an interval rule of its own.
       kinks: ``kinks(*known, **params)`` returns the points where its straight pieces meet, if it consists of
         such pieces: then the kind chooses the lines.
+      error: what it states of its rounding; None: nothing.
       inside: a point in its domain, if it may be undefined or infinitely steep elsewhere. Linear bounds of an
         operand may leave the domain, its interval seldom does; gradients stay finite as at this point.
     """
@@ -99,6 +102,7 @@ class Elementwise:
     image: Callable[..., Interval] | None = rising
     kinks: Callable[..., Sequence[Any]] | None = None
     inside: float | None = None
+    error: Units | None = None
 
 
 def elementwise_image(record: Elementwise, primitive, x: Interval, *known, **params) -> Interval:
@@ -142,7 +146,24 @@ def elementwise_relaxation(
     slopes = [jnp.where(bounded, slope, 0) for slope in (found.lower_slope, found.upper_slope)]
     low = jnp.where(bounded, found.lower_intercept, image.lower)
     high = jnp.where(bounded, found.upper_intercept, image.upper)
-    return Relaxation(lambda z: slopes[0] * z + low, lambda z: slopes[1] * z + high)
+
+    stated = record.error if x.shape == shape else None  # rows of what is repeated would be sums
+
+    def error():
+        assert stated is not None
+        made = curves.Lines(slopes[0], low, slopes[1], high)
+        found = stated.of_lines(operands, image, made, params)
+        # The interval's own ends are moved already; rows add them.
+        return tuple(
+            jnp.where(bounded, lines, 16 * unit(x.dtype) * jnp.abs(end))
+            for lines, end in zip(found, (low, high), strict=True)
+        )
+
+    return Relaxation(
+        lambda z: slopes[0] * z + low,
+        lambda z: slopes[1] * z + high,
+        error=None if stated is None else error,
+    )
 
 
 # ---------------------------------------------------------------- lines
