@@ -8,10 +8,11 @@ product ``a b`` is off by at most ``least (|a| + |b| + 1)`` more. Errors are com
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxbound._bounds.interval import Interval, smallest
-from jaxbound._bounds.numerics import weigh
+from jaxbound._bounds.numerics import concrete
 
 ROUNDINGS = (None, "real")
 SPARE = 8  # roundings that surround a sum: of a centre, a radius, a constant, an offset, of the error itself
@@ -51,9 +52,14 @@ def inflation(terms: int, dtype) -> float:
 
 def size(x):
     """Returns the largest absolute value, in the wide type; of a known array, its own."""
-    if not isinstance(x, Interval):
-        return wide(jnp.abs(x))
-    return wide(jnp.maximum(jnp.abs(x.lower), jnp.abs(x.upper)))
+    if isinstance(x, Interval):
+        return wide(jnp.maximum(jnp.abs(x.lower), jnp.abs(x.upper)))
+    value = concrete(x)  # NumPy computes with what is known: XLA would take long to fold it
+    return (
+        wide(jnp.abs(x))
+        if value is None
+        else np.abs(value.astype(jnp.promote_types(value.dtype, jnp.float32)))
+    )
 
 
 def finite(sizes):
@@ -61,10 +67,16 @@ def finite(sizes):
 
 
 def weighed(rows, sizes):
-    """Returns at least ``sum |rows| sizes`` of rows ``[K, ...]``; an infinite size of a row that is 0 adds nothing."""
+    """Returns at least ``sum |rows| sizes`` of rows ``[K, ...]``; an infinite size of a row that is 0 adds nothing.
+
+    A product is flushed to 0 where it loses at most ``least (|row| + size + 1)``.
+    """
     flat, sizes = wide(jnp.abs(rows)).reshape(rows.shape[0], -1), wide(sizes).ravel()
-    lost = 4 * smallest(flat.dtype) * (flat.sum(1) + finite(sizes).sum() + sizes.size)
-    return inflation(sizes.size + 2, flat.dtype) * (weigh(flat, sizes, sizes) + lost)
+    least, known = 4 * smallest(flat.dtype), finite(sizes)
+    sums = flat @ jnp.stack([known + least, (known != sizes).astype(sizes.dtype)], -1)
+    lost = least * (known.sum() + sizes.size)
+    found = inflation(sizes.size + 2, flat.dtype) * (sums[:, 0] + lost)
+    return jnp.where(sums[:, 1] > 0, jnp.inf, found)
 
 
 def lowered(x, error, dtype=None):

@@ -16,7 +16,7 @@ from jaxbound._bounds.regions import Region, arrays_of, is_region
 from jaxbound._bounds.rounding import check_rounding, moved, normal, unit
 from jaxbound._methods.recipes import Recipe
 from jaxbound._program.graph import Equation, Graph, Var, read
-from jaxbound._program.trace import trace
+from jaxbound._program.trace import trace_with
 from jaxbound._rules.errors import check_supported
 from jaxbound._rules.relaxations import KINDS, Relaxation, check_kind
 from jaxbound._rules.relaxing import Choices, relax
@@ -89,7 +89,7 @@ def _before_all(fn, args, options: Options) -> Context:
     _check_chunk_size(options.chunk_size)
     check_rounding(options.rounding)
     leaves = leaves_of(args)
-    graph = trace(fn, *args)
+    graph = trace_with(fn, args, joining=options.rounding is None)
     check_supported(graph, options.rounding)
     inputs = dict(zip(graph.inputs, leaves, strict=True))
     constraints = intervals_of(graph, options.constraints, "constraints")

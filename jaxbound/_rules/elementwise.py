@@ -138,7 +138,7 @@ ELEMENTWISE: dict[Any, Elementwise] = {
     activations.quadratic_pieces: Elementwise(piecewise.lines, piecewise.image),
     # Undefined, or infinitely steep, somewhere.
     jp.log_p: Elementwise(_concave, inside=0.5, error=Units(8)),
-    jp.log1p_p: Elementwise(_concave, inside=0.5, error=Units(96)),
+    jp.log1p_p: Elementwise(_concave, inside=0.5, error=Units(512)),
     jp.sqrt_p: Elementwise(_concave, inside=0.5, error=Units(4)),
     jp.cbrt_p: Elementwise(_s_shaped, inside=0.5),
     jp.rsqrt_p: Elementwise(_convex, _rsqrt, inside=0.5, error=Units(8)),
@@ -169,11 +169,13 @@ ELEMENTWISE: dict[Any, Elementwise] = {
     activations.clip: Elementwise(
         lambda fn, l, u, choice, low, high: curves.two_kinks(fn, l, u, low, high, 0.0, choice),
         kinks=lambda low, high: (low, high),
-        error=Units(0, slope=0, known=4),
+        error=Units(0, slope=0),
     ),
     activations.ramp: Elementwise(_ramp, _ramp_image, kinks=lambda r, eta: (0.0, r)),
     activations.straight_pieces: Elementwise(
-        piecewise.lines, piecewise.image, kinks=lambda *, breaks, polys: breaks
+        piecewise.lines,
+        piecewise.image,
+        kinks=lambda *, breaks, polys: breaks,
     ),
     # Steps and roundings have no lines.
     **dict.fromkeys(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jax.extend.core import primitives as jp
 
 from jaxbound._program.rewrites import REARRANGE
-from jaxbound._rules import integers, rounding
+from jaxbound._rules import integers, terms
 from jaxbound._rules.interval_rules import interval_rules, monotone
 from jaxbound._rules.rounding import EXACT, Terms
 
@@ -111,7 +111,7 @@ def _declare(
         interval_rules[p] = monotone(p, operands, falls, guard, error)
 
 
-_SUM = Terms(rounding.single)
+_SUM = Terms(terms.single)
 _declare((jp.copy_p, jp.name_p), keeps="place")
 _declare((jp.neg_p,), keeps="place", falls=(0,), guard=integers.unless_it_wraps)
 _declare((jp.add_p,), keeps="place", sums="operands", guard=integers.unless_it_wraps, error=_SUM)
@@ -125,24 +125,24 @@ _declare(
 )
 _declare((jp.add_jaxvals_p,), keeps="place", sums="operands", error=_SUM)
 _declare((jp.reshape_p, jp.squeeze_p), keeps="order")
-_declare((jp.broadcast_in_dim_p,), (0,), keeps="order", error=Terms(backward=rounding.spread))
+_declare((jp.broadcast_in_dim_p,), (0,), keeps="order", error=Terms(backward=terms.spread))
 _declare((jp.concatenate_p, jp.transpose_p, jp.slice_p, jp.rev_p))
-_declare(REARRANGE, error=Terms(backward=rounding.repeated))
-_declare((jp.pad_p,), copies=(1,), error=Terms(backward=rounding.padded))
+_declare(REARRANGE, error=Terms(backward=terms.repeated))
+_declare((jp.pad_p,), copies=(1,), error=Terms(backward=terms.padded))
 _declare((jp.dynamic_slice_p,), (0,))
 _declare((jp.dynamic_update_slice_p,), (0, 1))
-_declare((jp.scatter_p,), (0, 2), copies=(0, 2), error=Terms(backward=rounding.copies))
+_declare((jp.scatter_p,), (0, 2), copies=(0, 2), error=Terms(backward=terms.copies))
 _declare(
     (jp.scatter_add_p,),
     (0, 2),
     sums="elements",
     guard=integers.scattered_sum,
-    error=Terms(rounding.elements),
+    error=Terms(terms.elements),
 )
 for _p, _error in (
-    (jp.reduce_sum_p, Terms(rounding.reduced)),
-    (jp.cumsum_p, Terms(rounding.along, rounding.along)),
-    (jp.reduce_window_sum_p, Terms(rounding.window, rounding.window)),
+    (jp.reduce_sum_p, Terms(terms.reduced)),
+    (jp.cumsum_p, Terms(terms.along, terms.along)),
+    (jp.reduce_window_sum_p, Terms(terms.window, terms.window)),
 ):
     _declare((_p,), sums="elements", guard=integers.unless_it_wraps, error=_error)
 linear_rules[jp.convert_element_type_p] = LinearRule(among(None), keeps="place")

@@ -217,7 +217,7 @@ def _peak(z, valid: Any = True):
 
 _max = lambda fn, l, u, choice, c: curves.one_kink(fn, l, u, c, 0.0, 1.0, choice)
 _min = lambda fn, l, u, choice, c: curves.one_kink(fn, l, u, c, 1.0, 0.0, choice, "upper")
-_KINK = Units(0, slope=0, known=4)
+_KINK = Units(0, slope=0)
 _MAX, _MIN = (
     Elementwise(lines, None, kinks=lambda known: (known,), error=_KINK) for lines in (_max, _min)
 )

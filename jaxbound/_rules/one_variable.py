@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,6 @@ from jax import lax
 
 from jaxbound._bounds.interval import Interval
 from jaxbound._bounds.numerics import once, steepest
-from jaxbound._bounds.rounding import unit
 from jaxbound._rules import arithmetic, curves
 from jaxbound._rules.relaxations import Relaxation
 from jaxbound._rules.rounding import Units
@@ -147,23 +147,18 @@ def elementwise_relaxation(
     low = jnp.where(bounded, found.lower_intercept, image.lower)
     high = jnp.where(bounded, found.upper_intercept, image.upper)
 
-    stated = record.error if x.shape == shape else None  # rows of what is repeated would be sums
+    lines, error = curves.Lines(slopes[0], low, slopes[1], high), None
+    if record.error is not None and x.shape == shape:  # rows of what is repeated would be sums
+        error = functools.partial(_moved_by, record.error, operands, image, lines, bounded, params)
+    return Relaxation(lambda z: slopes[0] * z + low, lambda z: slopes[1] * z + high, error=error)
 
-    def error():
-        assert stated is not None
-        made = curves.Lines(slopes[0], low, slopes[1], high)
-        found = stated.of_lines(operands, image, made, params)
-        # The interval's own ends are moved already; rows add them.
-        return tuple(
-            jnp.where(bounded, lines, 16 * unit(x.dtype) * jnp.abs(end))
-            for lines, end in zip(found, (low, high), strict=True)
-        )
 
-    return Relaxation(
-        lambda z: slopes[0] * z + low,
-        lambda z: slopes[1] * z + high,
-        error=None if stated is None else error,
-    )
+def _moved_by(stated: Units, operands, image: Interval, lines, bounded, params):
+    """Returns how far to move lines below and above; the interval's own ends, off ``bounded``, are moved already."""
+    found = stated.of_lines(operands, image, lines, params)
+    # 2 % more are for the sum with a line, and for the cast.
+    moved = (lax.stop_gradient(1.02 * jnp.where(bounded, error, 0)) for error in found)
+    return tuple(error.astype(image.dtype) for error in moved)
 
 
 # ---------------------------------------------------------------- lines

@@ -20,6 +20,7 @@ from jaxbound._rules.integers import any_integer, unless_it_wraps, where_defined
 from jaxbound._rules.interval_rules import IntervalRule, interval_rules
 from jaxbound._rules.linear_rules import LinearRule, among, linear_rules
 from jaxbound._rules.relaxations import Relaxation, relaxations
+from jaxbound._rules.terms import contracted, reached, taps, touched
 
 # ---------------------------------------------------------------- intervals
 
@@ -235,10 +236,10 @@ def pick_product(indices, shape: Sequence[int], one, other, *, dimension_numbers
 interval_rules |= {
     jp.mul_p: IntervalRule(unless_it_wraps(mul), exact=True, error=rounding.PRODUCT),
     jp.dot_general_p: bilinear_rule(
-        jp.dot_general_p, rounding.Terms(rounding.contracted, rounding.reached, factors=True)
+        jp.dot_general_p, rounding.Terms(contracted, reached, factors=True)
     ),
     jp.conv_general_dilated_p: bilinear_rule(
-        jp.conv_general_dilated_p, rounding.Terms(rounding.taps, rounding.touched, factors=True)
+        jp.conv_general_dilated_p, rounding.Terms(taps, touched, factors=True)
     ),
     activations.normalised: IntervalRule(normalised_image),
     # An uncertain first operand is taken out before, as a factor: only the updates are uncertain here.

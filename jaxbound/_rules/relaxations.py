@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxbound._bounds.interval import Interval
 from jaxbound._program.trace import trace_flat
@@ -35,12 +34,10 @@ class Relaxation:
         """Returns the alphas of the free lines, by side: where they lie."""
         return {side: alpha() for side, alpha in self.free.items()}
 
-    def moved(self, image: Interval) -> Relaxation:
-        """Returns the lines moved outward by their error, or the interval's ends if none is stated."""
-        if self.error is None:
-            return constant_relaxation([image])
-        # 2 % more: the sums are rounded in the type of the lines.
-        low, high = (lax.stop_gradient(1.02 * e).astype(image.dtype) for e in self.error())
+    def moved(self) -> Relaxation:
+        """Returns the lines moved outward by their error, which has to be stated."""
+        assert self.error is not None
+        low, high = self.error()
         return dataclasses.replace(
             self,
             lower=lambda *z: self.lower(*z) - low,

@@ -43,7 +43,9 @@ def relax(eqn: Equation, env: Mapping[Var, Any], choices: Choices) -> Relaxation
             f"free lines are {sorted(choice.taken)}"
         )
     found = dataclasses.replace(found, free=choice.taken)
-    return found if choices.rounding is None else found.moved(image[0])
+    if choices.rounding is None:
+        return found
+    return constant_relaxation(image) if found.error is None else found.moved()
 
 
 def relax_all(equations: Sequence[Equation], env: Mapping[Var, Any], choices: Choices) -> Lines:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxbound._bounds.interval import Interval, smallest
 from jaxbound._bounds.rounding import finite, moved, share, size, unit, wide
 from jaxbound._rules.arithmetic import ends
+from jaxbound._rules.terms import never
 
 Count = Callable[
     [Sequence[Any], Any, Mapping[str, Any]], int
@@ -23,16 +24,8 @@ Count = Callable[
 Errors = list[tuple[Any, Any]]  # how far outside the lower and the upper end of each output may lie
 
 
-def never(operands, out, params) -> int:
-    return 0
-
-
-def single(operands, out, params) -> int:
-    return 1
-
-
 class Terms(NamedTuple):
-    """States the error of a primitive that is a sum of operands, or of products of two.
+    """Describes the error of a primitive that is a sum of operands, or of products of two.
 
     Attributes:
       forward: how many an element of the value adds up, at most; 0 if it is an element of an operand.
@@ -75,15 +68,15 @@ class Terms(NamedTuple):
 
 
 class Units(NamedTuple):
-    """States the error of a function of each element in units of rounding u: a claim that is measured, not proved.
+    """Describes the error of a function of each element in units of rounding u: a claim that is measured, not proved.
 
     ``|computed - f(z)| <= (value |f(z)| + operand |z| + constant) u + 8 least (1 + |z|)`` for ``|z| <= within``, and of
     the derivative that JAX computes ``slope (|f'| + steep) u + 8 least (1 + |z|)``, with the least normal number. If f
     has bends, ``|f'| <= steep``, or ``|z f'| <= value |f| / 2``.
 
     Attributes:
-      value, operand, constant, slope, steep, within: as above; ``value`` may depend on the parameters.
-      known: by how many units known operands may be off: kinks that were computed as the program was simplified.
+      value, operand, constant, slope, steep, within: as above; ``value`` may depend on the parameters. With none of
+        the first three, the function is exact, and so are its straight pieces.
     """
 
     value: float | Callable[[Mapping[str, Any]], float]
@@ -92,22 +85,21 @@ class Units(NamedTuple):
     slope: float = 4
     steep: float = 0
     within: float = math.inf
-    known: float = 0
 
     def ends(self, rule, operands, outs, params) -> Errors | None:
         """Returns the errors of the ends; a turning point that was rounded moves its value by less than a unit."""
+        if not (self.value or self.operand or self.constant):
+            return None
         return [self.error(operands, out, params) for out in outs]
 
     def error(self, operands, out: Interval, params) -> tuple[Any, Any]:
-        """Returns the errors of values at the ends; they are 0 of a piece of the identity or a constant."""
+        """Returns the errors of values at the ends."""
         u, value = unit(out.dtype), self.value(params) if callable(self.value) else self.value
-        floats = list(filter(is_float, operands))
-        known = sum(self.known * u * size(x) for x in floats if not isinstance(x, Interval))
         if not (value or self.operand or self.constant):
-            return known, known
-        moving = sum(size(x) for x in floats if isinstance(x, Interval))
+            return 0, 0
+        moving = sum(size(x) for x in operands if isinstance(x, Interval) and is_float(x))
         least = 8 * float(jnp.finfo(out.dtype).tiny)
-        rest = known + least * (1 + moving) + u * (self.operand * moving + self.constant)
+        rest = least * (1 + moving) + u * (self.operand * moving + self.constant)
         if self.within < math.inf:
             rest = jnp.where(moving <= self.within, rest, jnp.inf)
         return tuple((value + 1) * u * wide(jnp.abs(end)) + rest for end in ends(out))
@@ -118,15 +110,16 @@ class Units(NamedTuple):
         With e the error of a value, d of a derivative, w the width and m the size of the operand: an intercept is the
         extreme value of ``f(z) - a z`` at points where it is extreme for a slope a that is the derivative at one of
         them, or the chord's. The values are off by e and by roundings of their terms; the derivative, or a comparison
-        of two that picks the points, by 2 d, worth ``2 d w``; the chord's slope by ``(2 e + 4 u |a| w) / w``. Rows
-        multiply the slope, and add the intercept, with a rounding each, worth ``u (|a| m + |b|)``.
+        of two that picks the points, by at most 4 d in all, worth ``4 d w``; the chord's slope by
+        ``(2 e + 4 u |a| w) / w``. Rows multiply the slope, and add the intercept, with a rounding each, worth
+        ``u (|a| m + |b|)``.
         """
         (x,) = (x for x in operands if isinstance(x, Interval))
         u, least, most = unit(x.dtype), 32 * float(jnp.finfo(x.dtype).tiny), size(x)
         value = functools.reduce(jnp.maximum, self.error(operands, image, params))
         slopes = [wide(jnp.abs(a)) for a in (lines.lower_slope, lines.upper_slope)]
         width = wide(x.upper) - wide(x.lower)
-        derivative = 2 * self.slope * u * (self.steep + jnp.maximum(*slopes)) * width
+        derivative = 4 * self.slope * u * (self.steep + jnp.maximum(*slopes)) * width
         rest = 4 * value + derivative + 16 * u * size(image) + least * (1 + most) * (1 + width)
         intercepts = lines.lower_intercept, lines.upper_intercept
         return tuple(
@@ -136,7 +129,7 @@ class Units(NamedTuple):
 
 
 class Of(NamedTuple):
-    """States the error of an affine primitive of each element by a function of the operands and the outputs."""
+    """Describes the error of an affine primitive of each element by a function of the operands and the outputs."""
 
     errors: Callable[..., Errors | None]
     factors: bool = True
@@ -180,7 +173,7 @@ def sizes_of(rule, operands, params, of=None) -> list[Interval]:
             return x
         if of is not None:
             return of(x)
-        return symmetric(x) if isinstance(x, Interval) else wide(x)
+        return symmetric(x) if isinstance(x, Interval) else (size(x) if rule.radius else wide(x))
 
     operands = [operand(x) for x in operands]
     if rule.radius is not None:
@@ -210,14 +203,14 @@ EXACT = Terms()
 
 
 def _of_product(operands, outs):
-    """States one rounding; an operand that is flushed to 0 loses its size times the other."""
+    """Returns one rounding; an operand that is flushed to 0 loses its size times the other."""
     (out,), (x, y) = outs, map(size, operands)
     least = 4 * smallest(out.dtype) * (1 + x + y)
     return [tuple(2 * unit(out.dtype) * wide(jnp.abs(end)) + least for end in ends(out))]
 
 
 def _of_quotient(operands, outs):
-    """States one rounding; a divisor that may be flushed to 0 has no bound, a dividend loses the divisor's share."""
+    """Returns one rounding; a divisor that may be flushed to 0 has no bound, a dividend loses the divisor's share."""
     (out,), (_, y) = outs, operands
     inverse = sum(1 / wide(jnp.abs(end)) for end in ends(y))
     least = 4 * smallest(out.dtype) * (1 + inverse)
@@ -225,7 +218,7 @@ def _of_quotient(operands, outs):
 
 
 def _of_cast(operands, outs):
-    """States one rounding, unless the type of the value holds all numbers of the operand's."""
+    """Returns one rounding, unless the type of the value holds all numbers of the operand's."""
     (x,), (out,) = operands, outs
     if not is_float(out) or (is_float(x) and unit(jnp.result_type(x.lower)) >= unit(out.dtype)):
         return None
@@ -234,74 +227,3 @@ def _of_cast(operands, outs):
 
 
 PRODUCT, QUOTIENT, CAST = Of(_of_product), Of(_of_quotient), Of(_of_cast)
-
-
-# ---------------------------------------------------------------- numbers of terms
-#
-# An operand is an interval or an array, or a variable: anything that has a shape.
-
-
-def elements(operands, out, params) -> int:
-    """Returns the number of elements of all operands: no sum has more terms, if none counts twice."""
-    return sum(math.prod(x.shape) for x in operands)
-
-
-def copies(operands, out, params) -> int:
-    """Returns the number of elements of the value: no element of a row that is pulled back adds up more."""
-    return math.prod(out.shape)
-
-
-def repeated(operands, out, params) -> int:
-    """Returns the number of elements of the value if there are more than in the operands, else 0."""
-    return math.prod(out.shape) if math.prod(out.shape) > elements(operands, out, params) else 0
-
-
-def spread(operands, out, params) -> int:
-    """Returns how many times a broadcast repeats an element, 0 if once."""
-    times = math.prod(out.shape) // max(1, math.prod(operands[0].shape))
-    return times if times > 1 else 0
-
-
-def padded(operands, out, params) -> int:
-    """Returns how many copies of an uncertain padding there may be."""
-    return math.prod(out.shape) if isinstance(operands[1], Interval) else 0
-
-
-def reduced(operands, out, params) -> int:
-    return math.prod(operands[0].shape) // max(1, math.prod(out.shape))
-
-
-def along(operands, out, params) -> int:
-    return operands[0].shape[params["axis"]]
-
-
-def window(operands, out, params) -> int:
-    return math.prod(params["window_dimensions"])
-
-
-def contracted(operands, out, params) -> int:
-    (summed, _), _ = params["dimension_numbers"]
-    return math.prod(operands[0].shape[i] for i in summed)
-
-
-def reached(operands, out, params) -> int:
-    """Returns in how many elements of a matrix product an element of a factor enters, at most."""
-    summed, batch = params["dimension_numbers"]
-    pairs = zip(operands[:2], summed, batch, strict=True)
-    return max(
-        math.prod(n for i, n in enumerate(x.shape) if i not in (*s, *b)) for x, s, b in pairs
-    )
-
-
-def taps(operands, out, params) -> int:
-    """Returns how many products an element of a convolution adds up."""
-    kernel = operands[1].shape
-    return math.prod(kernel) // max(1, kernel[params["dimension_numbers"].rhs_spec[0]])
-
-
-def touched(operands, out, params) -> int:
-    """Returns in how many elements of a convolution an element of the image enters, at most; of a kernel, in all."""
-    kernel = operands[1].shape
-    if isinstance(operands[1], Interval) or params["batch_group_count"] != 1:
-        return math.prod(out.shape)
-    return math.prod(kernel) // max(1, kernel[params["dimension_numbers"].rhs_spec[1]])

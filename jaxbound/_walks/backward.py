@@ -72,7 +72,7 @@ def walk_back(
             added, found = _through_linear(eqn, linear, outs, env)
             if lost is not None:
                 lost += losses.through_affine(eqn, linear, outs, env)
-                found = [(v, losses.shielded(eqn, row)) for v, row in found]
+                found = losses.shielded(eqn, found)
         else:
             assert lines is not None
             added, found = _through_relaxation(eqn, lines[eqn.outputs[0]], outs)
@@ -82,12 +82,9 @@ def walk_back(
         if lost is not None:
             lost.append(losses.of_sum(offset))
         for v, row in found:
-            if v in rows:
-                rows[v] = rows[v] + row
-                if lost is not None:
-                    lost.append(losses.of_fan_in(rows[v], env[v]))
-            else:
-                rows[v] = row
+            if lost is not None and v in rows:
+                lost.append(losses.of_fan_in(rows[v] + row, env[v]))
+            rows[v] = rows[v] + row if v in rows else row
     return ends | rows, offset
 
 

@@ -29,7 +29,7 @@ from jaxbound._bounds.rounding import (
 from jaxbound._program.graph import Equation, Var, read
 from jaxbound._rules.interval_rules import interval_rules
 from jaxbound._rules.relaxations import Relaxation
-from jaxbound._rules.rounding import Of, coarsest, is_float, sizes_of
+from jaxbound._rules.rounding import QUOTIENT, Of, coarsest, is_float, sizes_of
 
 
 def through_affine(eqn: Equation, linear: Sequence[int], outs, env: Mapping[Var, Any]) -> list[Any]:
@@ -39,39 +39,43 @@ def through_affine(eqn: Equation, linear: Sequence[int], outs, env: Mapping[Var,
     ``least (|A| + |W| + 1)`` a term, for each x. The offset is a sum of as many products as there are elements.
     """
     moving, operands = eqn.moving, [read(env, atom) for atom in eqn.inputs]
-    error, known = interval_rules[eqn.primitive].error, set(linear) - set(moving)
-    terms = error.backward(operands, eqn.outputs[0], eqn.params)
+    rule, known = interval_rules[eqn.primitive], set(linear) - set(moving)
+    terms = rule.error.backward(operands, eqn.outputs[0], eqn.params)
     dtype = coarsest(*(operands[i] for i in moving), *outs)
-    lost = []
+    each, rest = [0.0] * len(outs), 0.0
     if terms:
         parts = [jnp.zeros_like(x) if i in known else x for i, x in enumerate(operands)]
-        sizes = sizes_of(interval_rules[eqn.primitive], parts, eqn.params)
-        factor, least = share(terms, dtype), 8 * smallest(dtype)
-        lost += [factor * weighed(row, of.upper) for row, of in zip(outs, sizes, strict=True)]
-        weights = 1 + sum(_largest_factor(eqn, operands)) if error.factors else 1
-        rows = sum(wide(jnp.abs(row)).reshape(row.shape[0], -1).sum(1) for row in outs)
-        total = sum(size(operands[i]).sum() for i in moving)
-        lost.append(least * total * (rows + terms * (weights + 1)))
+        reach = 8 * smallest(dtype) * sum(size(operands[i]).sum() for i in moving)
+        weights = 1 + sum(_largest_factor(eqn, operands)) if rule.error.factors else 1
+        sizes = sizes_of(rule, parts, eqn.params)
+        each, rest = (
+            [share(terms, dtype) * of.upper + reach for of in sizes],
+            reach * terms * (weights + 1),
+        )
     if known:
         fixed = [jnp.zeros_like(x.lower) if isinstance(x, Interval) else x for x in operands]
-        pairs = zip(outs, eqn.bind(*fixed), strict=True)
-        lost += [share(bias.size, dtype) * weighed(row, jnp.abs(bias)) for row, bias in pairs]
-    return lost
+        biases = eqn.bind(*fixed)
+        each = [
+            e + share(b.size, dtype) * wide(jnp.abs(b)) for e, b in zip(each, biases, strict=True)
+        ]
+    return [weighed(row, e) for row, e in zip(outs, each, strict=True) if terms or known] + [rest]
 
 
 def _largest_factor(eqn: Equation, operands) -> list[Any]:
-    """Returns the largest sizes of known operands, or of what divides."""
-    known = [x for x in operands if not isinstance(x, Interval) and is_float(x)]
-    return [jnp.max(jnp.maximum(wide(jnp.abs(x)), _inverse(eqn, x)), initial=0) for x in known]
+    """Returns the largest sizes of known operands, or of the inverse of what divides."""
+    known = [size(x) for x in operands if not isinstance(x, Interval) and is_float(x)]
+    if rounding_of(eqn) is QUOTIENT:
+        known = [1 / jnp.asarray(x) for x in known]
+    return [x.max(initial=0) for x in known]
 
 
-def _inverse(eqn: Equation, x):
-    return 1 / wide(jnp.abs(x)) if str(eqn.primitive) == "div" else 0
+def rounding_of(eqn: Equation) -> Any:
+    return interval_rules[eqn.primitive].error
 
 
-def shielded(eqn: Equation, row):
-    """Returns the row; of a product, so that the compiler multiplies in this order: constants alone may underflow."""
-    return once(row) if isinstance(interval_rules[eqn.primitive].error, Of) else row
+def shielded(eqn: Equation, pairs):
+    """Returns variables and rows; of a product, constants must not be multiplied first: they may underflow."""
+    return [(v, once(row)) for v, row in pairs] if isinstance(rounding_of(eqn), Of) else pairs
 
 
 def through_lines(eqn: Equation, lines: Relaxation, outs, env: Mapping[Var, Any]) -> list[Any]:
