@@ -134,18 +134,15 @@ def least(below: Below):
     return jnp.maximum(found, below.floor)
 
 
-def affine_rows(context: Context, var: Var, indices) -> tuple[Rows, Any, Any]:
+def affine_rows(context: Context, var: Var, indices, lost: list[Any] | None = None):
     """Takes rows back as far as equations are affine: there, the rows of ``-var`` are those of ``var``, negated.
 
     Returns:
-      The rows, their offset, and what both signs of them have lost on the way.
+      The rows and their offset; what both signs of them lose on the way is appended to ``lost``, as in `walk_back`.
     """
-    lost = context.losses()
     start, rows, offset = unit_rows(context.graph, var, indices, context.env, lost)
-    if lost is not None:
-        offset = wide(offset)
-    rows, offset = walk_back(context.graph, {start: rows}, offset, context.env, None, lost=lost)
-    return rows, offset, _sum(lost)
+    offset = offset if lost is None else wide(offset)
+    return walk_back(context.graph, {start: rows}, offset, context.env, None, lost=lost)
 
 
 def _both_signs(finish: Finish, rows: Rows, offset) -> tuple[Below, Below]:
@@ -197,8 +194,9 @@ def by_rows(kind: Callable[..., Finish], context: Context, var: Var, row_ends=ap
     ends, limit = row_ends(kind, context, var), context.rows_at_once(context.graph)
 
     def of_elements(indices):
-        *rows, lost = affine_rows(context, var, indices)
-        return losses.apart(ends(*rows), lost)
+        lost = context.losses()
+        found = ends(*affine_rows(context, var, indices, lost))
+        return losses.apart(found, _sum(lost))
 
     def chosen(indices):
         return map_chunks(lambda i: of_elements(indices[i]), limit, len(indices))
@@ -222,8 +220,9 @@ def by_windows(context: Context, var: Var, row_ends=apart) -> Bounder:
         there = dataclasses.replace(
             context, graph=found.graph, env=env, regions=regions, choices=choices, lines=lines
         )
-        *rows, lost = affine_rows(there, target, indices)
-        return losses.apart(row_ends(from_inputs, there, target)(*rows), lost)
+        lost = there.losses()
+        rows = affine_rows(there, target, indices, lost)
+        return losses.apart(row_ends(from_inputs, there, target)(*rows), _sum(lost))
 
     def every():
         # All rows of one place share the lines of its window.
@@ -281,8 +280,9 @@ def linear_bounds_of(kind: Callable[..., Finish], context: Context, var: Var) ->
     finish = kind(context, var)
 
     def pairs(indices):
-        *rows, lost = affine_rows(context, var, indices)
-        below, above = (_settled(side, lost) for side in _both_signs(finish, *rows))
+        lost = context.losses()
+        rows = affine_rows(context, var, indices, lost)
+        below, above = (_settled(side, _sum(lost)) for side in _both_signs(finish, *rows))
         (low, offset), (high, other) = _usable(below), _usable(above)
         return low, offset, tuple(-c for c in high), -other
 
