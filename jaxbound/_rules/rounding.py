@@ -21,7 +21,7 @@ from jaxbound._rules.terms import never
 Count = Callable[
     [Sequence[Any], Any, Mapping[str, Any]], int
 ]  # of the operands, the value and the parameters
-Errors = list[tuple[Any, Any]]  # how far outside the lower and the upper end of each output may lie
+Errors = list[tuple[Any, ...]]  # how far outside the lower and the upper end of each output may lie
 
 
 class Terms(NamedTuple):
@@ -92,7 +92,7 @@ class Units(NamedTuple):
             return None
         return [self.error(operands, out, params) for out in outs]
 
-    def error(self, operands, out: Interval, params) -> tuple[Any, Any]:
+    def error(self, operands, out: Interval, params) -> tuple[Any, ...]:
         """Returns the errors of values at the ends."""
         u, value = unit(out.dtype), self.value(params) if callable(self.value) else self.value
         if not (value or self.operand or self.constant):
@@ -104,7 +104,7 @@ class Units(NamedTuple):
             rest = jnp.where(moving <= self.within, rest, jnp.inf)
         return tuple((value + 1) * u * wide(jnp.abs(end)) + rest for end in ends(out))
 
-    def of_lines(self, operands, image: Interval, lines, params) -> tuple[Any, Any]:
+    def of_lines(self, operands, image: Interval, lines, params) -> tuple[Any, ...]:
         """Returns how far lines have to move to hold for f, and for what rows make of them.
 
         With e the error of a value, d of a derivative, w the width and m the size of the operand: an intercept is the
