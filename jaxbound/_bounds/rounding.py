@@ -117,7 +117,7 @@ def normal(interval: Interval) -> Interval:
         pattern = lax.bitcast_convert_type(end, bits[end.dtype.itemsize])
         return (jnp.abs(end) < least) & (pattern << 1 != 0)
 
-    lower, upper = interval.lower, interval.upper
+    lower, upper = jnp.asarray(interval.lower), jnp.asarray(interval.upper)
     return Interval(
         jnp.where(tiny(lower), -least, lower).astype(lower.dtype),
         jnp.where(tiny(upper), least, upper).astype(upper.dtype),

@@ -246,7 +246,10 @@ def outputs(context: Context, of: Callable[[Var], Any], known: Callable[[Interva
     return jax.tree.unflatten(context.graph.out_tree, found)
 
 
-def precision():
-    """Sets the highest precision of products, unless the caller chose one by `jax.default_matmul_precision`."""
-    chosen = jax.config.jax_default_matmul_precision is not None  # pyright: ignore
+def precision(rounding: str | None = None):
+    """Sets the highest precision of products, unless the caller chose one by `jax.default_matmul_precision`.
+
+    Under ``rounding``, always: errors are those of the number type.
+    """
+    chosen = jax.config.jax_default_matmul_precision is not None and rounding is None  # pyright: ignore
     return contextlib.nullcontext() if chosen else jax.default_matmul_precision("highest")

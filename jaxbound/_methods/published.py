@@ -17,7 +17,7 @@ from jaxbound._program.graph import Var
 
 def _bound(recipe: Recipe, fn, args, options: Options) -> Any:
     """Bounds ``fn`` by the recipe of a method."""
-    with precision():
+    with precision(options.rounding):
         context = prepare(recipe, fn, args, options)
         # Ends are put in order by a value between them, so that neither looks at the other. Intervals know both ends;
         # a value that is attained may lie off given intervals, or where constraints do not hold.

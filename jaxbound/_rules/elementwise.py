@@ -139,7 +139,8 @@ ELEMENTWISE: dict[Any, Elementwise] = {
     # Undefined, or infinitely steep, somewhere.
     jp.log_p: Elementwise(_concave, inside=0.5, error=Units(8)),
     jp.log1p_p: Elementwise(_concave, inside=0.5, error=Units(512)),
-    jp.sqrt_p: Elementwise(_concave, inside=0.5, error=Units(4)),
+    # The root of a number that is flushed to 0 is not small: at most 1.1e-19 in float32.
+    jp.sqrt_p: Elementwise(_concave, inside=0.5, error=Units(4, constant=1e-11)),
     jp.cbrt_p: Elementwise(_s_shaped, inside=0.5),
     jp.rsqrt_p: Elementwise(_convex, _rsqrt, inside=0.5, error=Units(8)),
     jp.asin_p: Elementwise(_turned, inside=0.5),

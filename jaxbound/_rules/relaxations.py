@@ -27,7 +27,7 @@ class Relaxation:
     lower: Callable[..., Any]
     upper: Callable[..., Any]
     free: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
-    error: Callable[[], tuple[Any, Any]] | None = None
+    error: Callable[[], tuple[Any, ...]] | None = None
 
     @property
     def alphas(self) -> dict[str, Any]:

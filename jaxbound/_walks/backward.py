@@ -69,15 +69,10 @@ def walk_back(
             for v in eqn.outputs
         ]
         if linear is not None:
-            added, found = _through_linear(eqn, linear, outs, env)
-            if lost is not None:
-                lost += losses.through_affine(eqn, linear, outs, env)
-                found = losses.shielded(eqn, found)
+            added, found = _through_linear(eqn, linear, outs, env, lost)
         else:
             assert lines is not None
-            added, found = _through_relaxation(eqn, lines[eqn.outputs[0]], outs)
-            if lost is not None:
-                lost += losses.through_lines(eqn, lines[eqn.outputs[0]], outs, env)
+            added, found = _through_relaxation(eqn, lines[eqn.outputs[0]], outs, env, lost)
         offset = offset + added
         if lost is not None:
             lost.append(losses.of_sum(offset))
@@ -88,13 +83,15 @@ def walk_back(
     return ends | rows, offset
 
 
-def _through_linear(eqn: Equation, linear: Sequence[int], outs, env):
+def _through_linear(eqn: Equation, linear: Sequence[int], outs, env, lost: list[Any] | None):
     """Takes rows back through an affine equation; known operands among the affine ones make the bias.
 
     Returns:
       What to add to the offset, and pairs of an uncertain operand and its rows.
     """
     moving = eqn.moving
+    if lost is not None:
+        lost += losses.through_affine(eqn, linear, outs, env)
     operands = [None if i in moving else read(env, a) for i, a in enumerate(eqn.inputs)]
     transpose = linear_rules[eqn.primitive].transpose
     if transpose is not None and list(moving) == [0]:
@@ -110,15 +107,18 @@ def _through_linear(eqn: Equation, linear: Sequence[int], outs, env):
 
     biases, found = pull_back(fn, [(v.shape, v.dtype) for v in moving.values()], outs)
     offset = sum(map(_dot, outs, biases)) if set(linear) - set(moving) else 0
-    return offset, list(zip(moving.values(), found, strict=True))
+    pairs = list(zip(moving.values(), found, strict=True))
+    return offset, pairs if lost is None else losses.shielded(eqn, pairs)
 
 
-def _through_relaxation(eqn: Equation, relaxation: Relaxation, outs):
+def _through_relaxation(eqn: Equation, relaxation: Relaxation, outs, env, lost: list[Any] | None):
     """Takes rows back through a relaxation, as ``c f >= max(c, 0) lower + min(c, 0) upper``.
 
     Returns:
       What to add to the offset, and pairs of an uncertain operand and its rows.
     """
+    if lost is not None:
+        lost += losses.through_lines(eqn, relaxation, outs, env)
     moving = [v for v in eqn.moving.values() if v.is_float]
     shapes = [(v.shape, v.dtype) for v in moving]
     (lows, below), (highs, above) = (
