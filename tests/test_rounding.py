@@ -185,3 +185,33 @@ def test_what_is_not_covered_says_so():
     corners = jb.polytope(jnp.eye(3))
     with pytest.raises(ValueError, match="Polytope, whose support states no `sizes`"):
         jb.crown(jnp.sum, corners, rounding="real")
+
+
+SMOOTH = {
+    "exp": (jnp.exp, np.exp, (-5, 5)),
+    "tanh": (jnp.tanh, np.tanh, (-4, 4)),
+    "square": (jnp.square, np.square, (-5, 5)),
+    "log": (jnp.log, np.log, (0.1, 5)),
+    "silu": (jax.nn.silu, lambda z: z / (1 + np.exp(-z)), (-5, 5)),
+    "sin": (jnp.sin, np.sin, (-9, 9)),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_lines_hold_in_double_precision(name):
+    """On intervals from one number to wide ones; up to rounding, some do not."""
+    fn, exact, domain = SMOOTH[name]
+    low = RNG.uniform(*domain, 2000)
+    high = np.minimum(low + 10 ** RNG.uniform(-7, 1, 2000), domain[1])
+    low, high = (jnp.asarray(end, "float32") for end in (low, high))
+    points = np.linspace(double(low), double(high), 17)
+
+    def missed(rounding):
+        lines = lambda l, u: jb.linear_bounds(fn, jb.Interval(l, u), rounding=rounding)
+        found = jax.tree.map(double, jax.jit(jax.vmap(lines))(low, high))
+        below = found.lower_coeffs[0] * points + found.lower_offset
+        above = found.upper_coeffs[0] * points + found.upper_offset
+        return int(((below > exact(points)) | (exact(points) > above)).sum())
+
+    assert missed(None) > 0
+    assert missed("real") == 0
