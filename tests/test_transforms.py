@@ -234,7 +234,7 @@ def test_undecided_rows_of_a_batch(monkeypatch):
         found = jb.crown(fn, jb.linf_ball(center, 0.3), capacity=2)
         return found.upper - jnp.sin(found.lower), found
 
-    def of_units(graph, var, indices, env):
+    def of_units(graph, var, indices, env, lost):
         rows = jax.nn.one_hot(indices, var.size, dtype=var.dtype).reshape(-1, *var.shape)
         return var, rows, jnp.zeros(len(rows), rows.dtype)
 

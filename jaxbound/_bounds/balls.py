@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbound._bounds.interval import Interval, check_ends, check_floating
+from jaxbound._bounds.interval import Interval, check_ends, check_floating, smallest
 from jaxbound._bounds.norms import clipped_support, dual, norm
 from jaxbound._bounds.numerics import along, concrete
 from jaxbound._bounds.regions import Region
+from jaxbound._bounds.rounding import check_rounding, lowered, raised, unit, wide
 
 
 @jax.tree_util.register_dataclass
@@ -59,6 +60,11 @@ class LpBall(Region):
             return Interval(lower, upper)
         low, high = self.clip.lower, self.clip.upper
         return Interval(jnp.clip(lower, low, high), jnp.clip(upper, low, high))
+
+    @property
+    def sizes(self):
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        return 1.01 * (jnp.abs(self.center).astype(wide) + self.radius.astype(wide))
 
     def support(self, coeffs, axis: int = -1):
         found = self.supported(self._terms(coeffs, axis))
@@ -128,7 +134,7 @@ class LpBall(Region):
             _check_clip(self, name)
 
 
-def linf_ball(x, eps, clip: tuple[Any, Any] | None = None) -> Interval:
+def linf_ball(x, eps, clip: tuple[Any, Any] | None = None, rounding: str | None = None) -> Interval:
     """Returns the box ``{z : |z - x| <= eps, clip[0] <= z <= clip[1]}``, elementwise.
 
     Args:
@@ -136,6 +142,8 @@ def linf_ball(x, eps, clip: tuple[Any, Any] | None = None) -> Interval:
       eps: non-negative radius in the units of ``x`` (pixels, if ``x`` holds pixels);
         broadcasts against ``x`` as in NumPy.
       clip: optional pair of limits of the input domain, scalars or arrays.
+      rounding: None: the ends are the nearest numbers. "real": they lie outside of the box of real numbers around
+        ``x``, for the radius ``eps`` in the type of ``x``.
 
     Raises:
       ValueError: ``eps`` is negative or NaN, does not broadcast, or the box is empty.
@@ -158,6 +166,10 @@ def linf_ball(x, eps, clip: tuple[Any, Any] | None = None) -> Interval:
         raise ValueError(f"eps of shape {eps.shape} does not broadcast to x of shape {x.shape}")
     eps = eps.astype(x.dtype)
     lower, upper = x - eps, x + eps
+    check_rounding(rounding)
+    if rounding is not None:
+        room = 2 * unit(x.dtype) * (wide(jnp.abs(x)) + wide(eps)) + smallest(x.dtype)
+        lower, upper = lowered(lower, room), raised(upper, room)
     if clip is not None:
         low, high = (jnp.asarray(end, x.dtype) for end in clip)
         outside = concrete((lower > high) | (upper < low) | (low > high))
@@ -167,7 +179,7 @@ def linf_ball(x, eps, clip: tuple[Any, Any] | None = None) -> Interval:
     return Interval(lower, upper)
 
 
-def lp_ball(x, eps, p, clip: tuple[Any, Any] | None = None) -> Region:
+def lp_ball(x, eps, p, clip: tuple[Any, Any] | None = None, rounding: str | None = None) -> Region:
     """Returns the ball ``{z : norm(z - x, p) <= eps, clip[0] <= z <= clip[1]}``, of one example.
 
     Args:
@@ -175,6 +187,7 @@ def lp_ball(x, eps, p, clip: tuple[Any, Any] | None = None) -> Region:
       eps: non-negative scalar in the units of ``x`` (a batch is `jax.vmap`).
       p: a number >= 1 or ``inf``.
       clip: optional pair of limits of the input domain, scalars or arrays; ``x`` lies between them.
+      rounding: as of `linf_ball`; another ball is exactly its centre and its radius.
 
     Returns:
       An `LpBall`; for p = inf the box of `linf_ball`.
@@ -194,7 +207,7 @@ def lp_ball(x, eps, p, clip: tuple[Any, Any] | None = None) -> Region:
     """
     _check_p(p, "p")
     if p == math.inf:
-        return linf_ball(x, eps, clip)
+        return linf_ball(x, eps, clip, rounding)
     x, eps = jnp.asarray(x), jnp.asarray(eps)
     check_floating(x, "x")
     _check_radius(eps, "eps")

@@ -51,6 +51,11 @@ class Interval(Region):
         middle = self.center
         return jnp.where(jnp.isfinite(middle), middle, jnp.clip(0, self.lower, self.upper))
 
+    @property
+    def sizes(self):
+        most = jnp.maximum(jnp.abs(self.lower), jnp.abs(self.upper))
+        return most.astype(jnp.promote_types(self.dtype, jnp.float32))
+
     def support(self, coeffs, axis: int = -1):
         return weigh(coeffs, self.upper, self.lower, axis)
 

@@ -63,6 +63,14 @@ class Region:
         """Returns an array of the set, or None if none is at hand: then one end of a bound costs as much as both."""
         return None
 
+    @property
+    def sizes(self) -> Any:
+        """Returns an array m, in float32 or wider, if ``support`` computes no terms larger than ``sum |coeffs| m``.
+
+        Then ``support`` is known up to 64 roundings of such sums; None: its rounding is not known.
+        """
+        return None
+
     def support(self, coeffs, axis: int = -1) -> Any:
         """Returns ``max <coeffs, x>`` over the set, or an upper bound; coeffs hold the elements of x along ``axis``."""
         raise NotImplementedError

@@ -45,7 +45,7 @@ def linear_bounds(fn, *args, method=crown, **options):
         raise ValueError(
             f"method={recipe.name} has no linear bounds; expected lbp, crown or the like"
         )
-    with precision():
+    with precision(options.rounding):
         context = prepare(recipe, fn, args, options)
 
         def constant(found: Interval) -> LinearBounds:
@@ -81,7 +81,7 @@ def intermediate_bounds(fn, *args, method=crown, **options) -> dict[str, Interva
       [1.0, 1.0]
     """
     recipe, options = resolve(method, options)
-    with precision():
+    with precision(options.rounding):
         context = prepare(recipe, fn, args, options)
         return {name: context.env[var] for name, var in names_of(context.graph).items()}
 
@@ -128,7 +128,7 @@ def alphas(fn, *args, method=crown, **options) -> dict[str, dict[str, Any]]:
         raise ValueError(
             f"method={recipe.name} has no alphas to show; expected lbp, crown or the like"
         )
-    with precision():
+    with precision(options.rounding):
         context = prepare(recipe, fn, args, options)
         named = {out: name for name, out in lines_of(context.graph).items()}
         found = {

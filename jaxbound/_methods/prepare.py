@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jaxbound._bounds.interval import Interval, check_ends, exactly, intersect
 from jaxbound._bounds.numerics import concrete
 from jaxbound._bounds.regions import Region, arrays_of, is_region
+from jaxbound._bounds.rounding import check_rounding, moved, normal, unit
 from jaxbound._methods.recipes import Recipe
 from jaxbound._program.graph import Equation, Graph, Var, read
-from jaxbound._program.trace import trace
+from jaxbound._program.trace import trace_with
 from jaxbound._rules.errors import check_supported
 from jaxbound._rules.relaxations import KINDS, Relaxation, check_kind
 from jaxbound._rules.relaxing import Choices, relax
@@ -38,6 +39,7 @@ class Options:
     early: bool = False
     published: bool = False
     constraints: dict[str, Interval] | None = None
+    rounding: str | None = None
 
 
 def prepare(
@@ -54,6 +56,10 @@ def prepare(
     Returns:
       What is known in the end.
     """
+    if options.rounding is not None and not recipe.rounds:
+        raise ValueError(
+            f"rounding is not accounted for in {recipe.name}; expected rounding=None, or another method"
+        )
     start = _before_all(fn, args, options)
     given = intervals_of(start.graph, options.intermediates)
     for var, held in start.constraints.items():
@@ -74,16 +80,17 @@ def prepare(
             image = {out: intersect(env[out], given[out]) for out in eqn.outputs if out in given}
             lines[eqn.outputs[0]] = relax(eqn, {**env, **image} if image else env, start.choices)
 
-    env = interval_walk(start.graph, start.env, refine, passed)
+    env = interval_walk(start.graph, start.env, refine, passed, options.rounding)
     return dataclasses.replace(start, env=env, lines=lines)
 
 
 def _before_all(fn, args, options: Options) -> Context:
     """Returns what is known before any value is bounded: the graph, the regions, and what does not depend on them."""
     _check_chunk_size(options.chunk_size)
+    check_rounding(options.rounding)
     leaves = leaves_of(args)
-    graph = trace(fn, *args)
-    check_supported(graph)
+    graph = trace_with(fn, args, joining=options.rounding is None)
+    check_supported(graph, options.rounding)
     inputs = dict(zip(graph.inputs, leaves, strict=True))
     constraints = intervals_of(graph, options.constraints, "constraints")
     regions = {
@@ -91,10 +98,14 @@ def _before_all(fn, args, options: Options) -> Context:
     }
     known = graph.known({var: leaf for var, leaf in inputs.items() if var not in regions})
     choices, side_by_side = _choices(graph, options.relaxation), examples(leaves)
+    choices, box = choices._replace(rounding=options.rounding), lambda region: region.box
+    if options.rounding is not None:
+        _check_rounding(options, regions)
+        box = _safe_box
     return Context(
         graph=graph,
         regions=regions,
-        env=known | {var: region.box for var, region in regions.items()},
+        env=known | {var: box(region) for var, region in regions.items()},
         lines={},
         choices=choices,
         forward=Forward(graph, regions, known, choices, options.chunk_size, side_by_side),
@@ -104,7 +115,28 @@ def _before_all(fn, args, options: Options) -> Context:
         early=options.early,
         published=options.published,
         constraints=constraints,
+        rounding=options.rounding,
     )
+
+
+def _check_rounding(options: Options, regions: Mapping[Var, Region]) -> None:
+    """Raises a ValueError if rounding cannot be accounted for in the options or in a set."""
+    if options.constraints:
+        raise ValueError("rounding is not accounted for in constraints; expected rounding=None")
+    for region in regions.values():
+        if region.sizes is None:
+            raise ValueError(
+                f"rounding is not accounted for in a {type(region).__name__}, whose support states no `sizes`; "
+                "expected rounding=None, or a set such as jb.Interval or jb.LpBall"
+            )
+
+
+def _safe_box(region: Region) -> Interval:
+    """Returns an interval that contains the set: an `Interval` is exactly its numbers, another box was computed."""
+    if isinstance(region, Interval):
+        return normal(region)
+    room = 4 * unit(region.dtype) * region.sizes
+    return normal(moved(region.box, room, room))
 
 
 def _held(region: Region, constraint: Interval | None) -> Region:
@@ -214,7 +246,10 @@ def outputs(context: Context, of: Callable[[Var], Any], known: Callable[[Interva
     return jax.tree.unflatten(context.graph.out_tree, found)
 
 
-def precision():
-    """Sets the highest precision of products, unless the caller chose one by `jax.default_matmul_precision`."""
-    chosen = jax.config.jax_default_matmul_precision is not None  # pyright: ignore
+def precision(rounding: str | None = None):
+    """Sets the highest precision of products, unless the caller chose one by `jax.default_matmul_precision`.
+
+    Under ``rounding``, always: errors are those of the number type.
+    """
+    chosen = jax.config.jax_default_matmul_precision is not None and rounding is None  # pyright: ignore
     return contextlib.nullcontext() if chosen else jax.default_matmul_precision("highest")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxbound._bounds.interval import Interval, around, cast, ordered
+from jaxbound._bounds.rounding import contained
 from jaxbound._methods.prepare import Options, attained, outputs, precision, prepare
 from jaxbound._methods.recipes import CROWN, CROWN_IBP, CROWN_LBP, IBP, LBP, Recipe, optimising
 from jaxbound._program.graph import Var
@@ -16,7 +17,7 @@ from jaxbound._program.graph import Var
 
 def _bound(recipe: Recipe, fn, args, options: Options) -> Any:
     """Bounds ``fn`` by the recipe of a method."""
-    with precision():
+    with precision(options.rounding):
         context = prepare(recipe, fn, args, options)
         # Ends are put in order by a value between them, so that neither looks at the other. Intervals know both ends;
         # a value that is attained may lie off given intervals, or where constraints do not hold.
@@ -26,13 +27,14 @@ def _bound(recipe: Recipe, fn, args, options: Options) -> Any:
         def of(var: Var) -> Interval:
             if not var.is_float:
                 return context.env[var]
-            found = cast(recipe.output(context, var), var.dtype)
+            turn = cast if options.rounding is None else contained
+            found = turn(recipe.output(context, var), var.dtype)
             return ordered(found) if values is None else around(found, values[var])
 
         return outputs(context, of, lambda known: known)
 
 
-def ibp(fn, *args, intermediates=None, chunk_size=None):
+def ibp(fn, *args, intermediates=None, chunk_size=None, rounding=None):
     """Bounds by intervals (IBP): ``lower <= fn(x) <= upper`` for all x in the arguments' regions.
 
     The affine equations after the last non-linear one are bounded as one map, and so are those
@@ -43,10 +45,11 @@ def ibp(fn, *args, intermediates=None, chunk_size=None):
       *args: pytrees. Every `Region` leaf is uncertain, all else is known.
       intermediates: optional dict from `intermediate_bounds`; intersected with what is found.
       chunk_size: how many rows go backward at once; by default as many as suit the device (see `crown`).
+      rounding: as of `crown`.
 
     Returns:
       `Interval`s in the tree and shapes of ``fn``'s output. The guarantee is for real arithmetic on
-      the traced function; rounding is not accounted for. Infinite where no finite bound exists.
+      the traced function, up to rounding unless ``rounding`` says more. Infinite where no finite bound exists.
 
     Raises:
       UnsupportedPrimitiveError: ``fn`` uses primitives without a rule.
@@ -61,7 +64,7 @@ def ibp(fn, *args, intermediates=None, chunk_size=None):
 
     References: Gowal et al., arXiv 1810.12715.
     """
-    options = Options(intermediates=intermediates, chunk_size=chunk_size)
+    options = Options(intermediates=intermediates, chunk_size=chunk_size, rounding=rounding)
     return _bound(IBP, fn, args, options)
 
 
@@ -93,6 +96,7 @@ def crown_ibp(
     chunk_size=None,
     early=False,
     published=False,
+    rounding=None,
 ):
     """Bounds by CROWN-IBP: ``lower <= fn(x) <= upper``; intervals inside, backward from the output alone.
 
@@ -107,7 +111,9 @@ def crown_ibp(
 
     References: Zhang et al., arXiv 1906.06316.
     """
-    options = Options(relaxation, intermediates, chunk_size, None, early, published)
+    options = Options(
+        relaxation, intermediates, chunk_size, None, early, published, rounding=rounding
+    )
     return _bound(CROWN_IBP, fn, args, options)
 
 
@@ -146,6 +152,7 @@ def crown(
     capacity=None,
     early=False,
     published=False,
+    rounding=None,
 ):
     """Bounds by CROWN: ``lower <= fn(x) <= upper`` for all x in the arguments' regions; backward for every operand.
 
@@ -166,13 +173,17 @@ def crown(
         non-linear function, and keeps the best (DeepPoly): with the same intermediate bounds never looser.
       published: keeps to the published method: what is found replaces the interval that is known otherwise.
         By default they are intersected, so that no element is looser than by `ibp`. Training losses set it.
+      rounding: None: the bounds hold up to rounding. "real": they hold for ``fn`` in exact real arithmetic on the
+        stored numbers (regions, parameters, and what is computed of these alone), whatever the device rounded, added
+        in another order, fused or flushed to 0 while it computed them. Elementwise functions are trusted to be as
+        exact as is claimed of them (`benchmarks/rounding.py`); lines of which nothing is stated become constants.
 
     Returns:
       `Interval`s in the tree and shapes of ``fn``'s output. The guarantee is for real arithmetic on
-      the traced function; rounding is not accounted for. Infinite where no finite bound exists.
+      the traced function, up to rounding unless ``rounding`` says more. Infinite where no finite bound exists.
 
     Raises:
-      UnsupportedPrimitiveError: ``fn`` uses primitives without a rule.
+      UnsupportedPrimitiveError: ``fn`` uses primitives without a rule, or without a stated error under ``rounding``.
       ValueError, TypeError: an argument or option is not valid, or no argument is uncertain.
 
     Example:
@@ -184,7 +195,9 @@ def crown(
 
     References: Zhang et al., arXiv 1811.00866.
     """
-    options = Options(relaxation, intermediates, chunk_size, capacity, early, published)
+    options = Options(
+        relaxation, intermediates, chunk_size, capacity, early, published, rounding=rounding
+    )
     return _bound(CROWN, fn, args, options)
 
 
@@ -200,6 +213,7 @@ def alpha_crown(
     constraints=None,
     capacity=None,
     early=False,
+    rounding=None,
 ):
     """Bounds by alpha-CROWN: ``lower <= fn(x) <= upper``, as `crown` but by lines optimised for every output.
 
@@ -226,6 +240,7 @@ def alpha_crown(
       chunk_size: as of `crown`.
       capacity: as of `crown`.
       early: as of `crown`.
+      rounding: as of `crown`; not with constraints.
 
     Returns:
       `Interval`s, as `crown`. For `jax.grad`, the alphas found are constants.
@@ -245,7 +260,13 @@ def alpha_crown(
     """
     recipe = optimising(steps, optimizer, optimize_intermediates)
     options = Options(
-        relaxation, intermediates, chunk_size, capacity, early, constraints=constraints
+        relaxation,
+        intermediates,
+        chunk_size,
+        capacity,
+        early,
+        constraints=constraints,
+        rounding=rounding,
     )
     return _bound(recipe, fn, args, options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ def certified_radius(
     clip=None,
     limits: tuple[float, float] = (1e-5, 10.0),
     steps: int = 15,
+    rounding: str | None = None,
 ):
     """Returns the largest radius found certified: ``margins(fn(z), label) > 0`` where ``norm(z - x, p) <= radius``.
 
@@ -44,6 +46,7 @@ def certified_radius(
       clip: optional pair of limits of the input domain, as of `lp_ball`; z lies between them.
       limits: the smallest and the largest radius to try, in the units of ``x``.
       steps: bisections after the two limits.
+      rounding: what the certificates hold for: of ``method`` (`crown`) and, for ``p=inf``, of `linf_ball`.
 
     Returns:
       Scalar radius of the dtype of ``x``: 0 where ``limits[0]`` is not certified (so where ``x`` is
@@ -70,6 +73,8 @@ def certified_radius(
     x = jnp.asarray(x)
     least, most = (jnp.asarray(limit, x.dtype) for limit in limits)
     lp_ball(x, least, p, clip)  # raises here, where values can be seen
+    if rounding is not None:
+        method = functools.partial(method, rounding=rounding)
     right, beside = verified(margins(fn(x), label)), examples((x, label))
 
     def step(i, ends):
@@ -79,7 +84,7 @@ def certified_radius(
         # Tries the limits first: if the search ends at one of them, it stays there from then on.
         radius = jnp.where(i == 0, least, jnp.where(i == 1, failed, middle))
         with inside_a_loop(beside):
-            found = method(lambda z: margins(fn(z), label), lp_ball(x, radius, p, clip))
+            found = method(lambda z: margins(fn(z), label), lp_ball(x, radius, p, clip, rounding))
         ok = right & verified(found)
         return jnp.where(ok, radius, best), jnp.where(ok, failed, radius)
 

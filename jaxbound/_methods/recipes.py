@@ -68,7 +68,7 @@ def backward(ends: Callable[..., RowEnds]) -> Callable[[Context, Var], Interval]
         size = min(count, var.size)
         here = jnp.nonzero(undecided(context, var), size=size, fill_value=var.size)[0]
         lower, upper = (
-            end.ravel().at[here].set(new, mode="drop").reshape(var.shape)
+            end.ravel().astype(new.dtype).at[here].set(new, mode="drop").reshape(var.shape)
             for end, new in zip((known.lower, known.upper), bounder.chosen(here), strict=True)
         )
         return _update(context, var, outward(lower, upper))
@@ -105,7 +105,8 @@ def undecided(context: Context, var: Var) -> Any:
         if eqn.primitive not in ELEMENTWISE or shapes != 2 * [var.shape]:
             return jnp.ones(var.size, bool)
         image = zip(eqn.outputs, interval_step(eqn, context.env), strict=True)
-        lines = relax(eqn, {**context.env, **dict(image)}, context.choices)
+        choices = context.choices._replace(rounding=None)
+        lines = relax(eqn, {**context.env, **dict(image)}, choices)
         for end in (context.env[var].lower, context.env[var].upper):
             (low,), (high,) = (jax.tree.leaves(line(end)) for line in (lines.lower, lines.upper))
             found |= low != high
@@ -175,6 +176,7 @@ class Recipe(NamedTuple):
     output: Callable[[Context, Var], Interval]
     rows: Callable[..., Finish] | None  # of the output, for `linear_bounds`; None: no such
     relaxes: bool = True  # whether either looks at relaxations
+    rounds: bool = True  # whether it can account for rounding
 
 
 # Finds alphas in [0, 1]: Adam, its rate 0.25 falling by 3 % a step.
@@ -200,7 +202,7 @@ def optimising(steps=20, optimizer=None, optimize_intermediates=False) -> Recipe
 
 
 IBP = Recipe("ibp", keep, interval_output, None, relaxes=False)
-LBP = Recipe("lbp", forward, forward_output, through_linear_bounds)
+LBP = Recipe("lbp", forward, forward_output, through_linear_bounds, rounds=False)
 CROWN_IBP = Recipe("crown_ibp", keep, backward_output(apart), from_inputs)
-CROWN_LBP = Recipe("crown_lbp", forward, backward_output(apart), from_inputs)
+CROWN_LBP = Recipe("crown_lbp", forward, backward_output(apart), from_inputs, rounds=False)
 CROWN = Recipe("crown", backward(together), backward_output(apart), from_inputs)

@@ -29,24 +29,27 @@ from jaxbound._program.spellings import spelled, spliced
 REACH = 6  # equations from the last one of a pattern back to the sum or maximum over its axes
 
 
-def recognise(graph: Graph) -> Graph:
-    """Replaces the last equation of every activation by the activation itself."""
-    graph = _activations(graph)
+def recognise(graph: Graph, joining: bool = True) -> Graph:
+    """Replaces the last equation of every activation by the activation itself.
+
+    Without ``joining``, functions made of pieces stay apart: their numbers are rounded as they are composed.
+    """
+    graph = _activations(graph, joining)
     again = rearranged(spelled(graph))
     if again is not graph:
-        graph = _activations(again)
+        graph = _activations(again, joining)
     graph = limit_normalised(graph)
     return dataclasses.replace(graph, equations=live(graph.equations, graph.outputs))
 
 
-def _activations(graph: Graph) -> Graph:
+def _activations(graph: Graph, joining: bool) -> Graph:
     """Replaces comparisons, activations and functions made of pieces, each at its last equation; drops dead code."""
     producer = graph.producer
     order = {out: i for i, eqn in enumerate(graph.equations) for out in eqn.outputs}
 
     def simpler(eqn: Equation) -> Equation:
         found = _comparison(eqn, producer) or _activation(eqn, producer)
-        if found is None or found.primitive is square:
+        if joining and (found is None or found.primitive is square):
             found = joined(eqn, producer, order) or found
         return found or eqn
 

@@ -31,13 +31,20 @@ def trace(fn: Callable[..., Any], *args) -> Graph:
       >>> [eqn.primitive for eqn in graph.equations]
       [silu]
     """
+    return trace_with(fn, args)
+
+
+def trace_with(fn: Callable[..., Any], args: Sequence[Any], joining: bool = True) -> Graph:
+    """Traces as `trace` does; without ``joining``, the graph has no numbers that were rounded on the way to it."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(args, is_leaf=is_region):
         if is_region(leaf):
             leaf.check("args" + jax.tree_util.keystr(path))
     leaves, restore = arrays_of(args)
     avals = [jax.ShapeDtypeStruct(x.shape, x.dtype) if is_region(x) else x for x in leaves]
     try:
-        return trace_flat(lambda *xs: fn(*restore(xs)), avals, list(map(is_region, leaves)))
+        return trace_flat(
+            lambda *xs: fn(*restore(xs)), avals, list(map(is_region, leaves)), joining
+        )
     except Exception as error:
         if type(error).__name__ != "TraceContextError":  # raised by Flax, which is no dependency
             raise
@@ -47,6 +54,8 @@ def trace(fn: Callable[..., Any], *args) -> Graph:
         ) from error
 
 
-def trace_flat(fn: Callable[..., Any], avals: Sequence[Any], uncertain: Sequence[bool]) -> Graph:
-    """Traces a function of arrays, as `trace` does, given their shapes and which of them are uncertain."""
-    return recognise(flatten(fn, avals, uncertain))
+def trace_flat(
+    fn: Callable[..., Any], avals: Sequence[Any], uncertain: Sequence[bool], joining: bool = True
+) -> Graph:
+    """Traces a function of arrays, as `trace_with` does, given their shapes and which of them are uncertain."""
+    return recognise(flatten(fn, avals, uncertain), joining)

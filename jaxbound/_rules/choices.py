@@ -21,6 +21,7 @@ from jaxbound._rules.linear_rules import LinearRule, among, linear_rules
 from jaxbound._rules.maxima import candidates, entries, greatest, hull
 from jaxbound._rules.reductions import prefixes
 from jaxbound._rules.relaxations import Relaxation, constant_relaxation, relaxations
+from jaxbound._rules.rounding import EXACT
 
 # ---------------------------------------------------------------- order
 
@@ -218,9 +219,9 @@ def _cases(uncertain):
 
 
 interval_rules |= {
-    jp.sort_p: IntervalRule(sort),
-    jp.top_k_p: IntervalRule(top_k),
-    jp.select_n_p: IntervalRule(select_n, exact=True),
+    jp.sort_p: IntervalRule(sort, error=EXACT),
+    jp.top_k_p: IntervalRule(top_k, error=EXACT),
+    jp.select_n_p: IntervalRule(select_n, exact=True, error=EXACT),
     jp.select_and_gather_add_p: IntervalRule(gather_selected, exact=True),
     jp.select_and_scatter_add_p: IntervalRule(scatter_selected, exact=True),
 }

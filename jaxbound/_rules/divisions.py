@@ -9,7 +9,7 @@ from jax import lax
 from jax.extend.core import primitives as jp
 
 from jaxbound._bounds.interval import Interval, smallest
-from jaxbound._rules import curves
+from jaxbound._rules import curves, rounding
 from jaxbound._rules.arithmetic import ends
 from jaxbound._rules.elementwise import declare_elementwise
 from jaxbound._rules.integers import where_defined
@@ -177,7 +177,7 @@ def quotient_planes(x: Interval, y: Interval, image, choice: curves.Choice) -> R
 
 
 interval_rules |= {
-    jp.div_p: IntervalRule(quotient_image, exact=True),
+    jp.div_p: IntervalRule(quotient_image, exact=True, error=rounding.QUOTIENT),
     jp.rem_p: IntervalRule(remainder_image),
 }
 linear_rules[jp.div_p] = LinearRule(among((0,)), keeps="place")

@@ -23,6 +23,7 @@ from jaxbound._rules.one_variable import (
     within,
 )
 from jaxbound._rules.relaxations import relaxations
+from jaxbound._rules.rounding import Units
 
 _convex, _concave, _s_shaped, _turned = curved(1), curved(-1), curved(1, 0.0), curved(-1, 0.0)
 # The positive root of the second derivative of exp(-|z|) I1(z): it is odd, and concave from 0 to there.
@@ -89,34 +90,46 @@ def _rsqrt(root, x: Interval, **_) -> Interval:
 def _wave(peak: float) -> Elementwise:
     """Returns the record of ``cos(z - peak)``."""
     image = lambda fn, x, **_: angles.wave_image(fn, x, peak)
-    return Elementwise(lambda fn, l, u, choice, **_: angles.wave(fn, peak, l, u), image)
+    # Lines below and above are as high as a maximum whose place is off by ``8 u (|z| + 7)``: half of its square.
+    error = Units(8, operand=2, constant=64, steep=1, within=1e3)
+    return Elementwise(
+        lambda fn, l, u, choice, **_: angles.wave(fn, peak, l, u), image, error=error
+    )
 
 
 # Functions ``x * f(x)`` turn at the roots of x * f'(x) + f(x) alone; lgamma has one turn right of its last pole, at 0.
 ELEMENTWISE: dict[Any, Elementwise] = {
-    jp.exp_p: Elementwise(_exp),
-    jp.expm1_p: Elementwise(_convex),
-    jp.logistic_p: Elementwise(_s_shaped),
-    jp.tanh_p: Elementwise(_s_shaped),
-    jp.atan_p: Elementwise(_s_shaped),
-    jp.erf_p: Elementwise(_s_shaped),
+    jp.exp_p: Elementwise(_exp, error=Units(12, slope=12)),
+    jp.expm1_p: Elementwise(_convex, error=Units(16, slope=12, steep=1)),
+    jp.logistic_p: Elementwise(_s_shaped, error=Units(8, steep=1)),
+    jp.tanh_p: Elementwise(_s_shaped, error=Units(16, slope=32, steep=1)),
+    jp.atan_p: Elementwise(_s_shaped, error=Units(12, steep=1)),
+    jp.erf_p: Elementwise(_s_shaped, error=Units(16, steep=1.2)),
     jp.asinh_p: Elementwise(_s_shaped),
     jp.sinh_p: Elementwise(_turned),
     jp.cosh_p: Elementwise(_convex, turning(0.0)),
     jp.erfc_p: Elementwise(_turned, falling),
     jp.sin_p: _wave(math.pi / 2),
     jp.cos_p: _wave(0.0),
-    activations.square: Elementwise(_convex, turning(0.0)),
-    activations.softplus: Elementwise(_convex),
+    activations.square: Elementwise(_convex, turning(0.0), error=Units(2)),
+    activations.softplus: Elementwise(_convex, error=Units(16, slope=16, steep=1)),
     activations.soft_sign: Elementwise(_soft_sign),
     activations.log_cosh: Elementwise(_convex, turning(0.0)),
     activations.elu: Elementwise(_elu, turning(0.0)),
     activations.silu: Elementwise(
-        curved(-1, -2.3993572805154677, 2.3993572805154677), turning(-1.2784645427610738)
+        curved(-1, -2.3993572805154677, 2.3993572805154677),
+        turning(-1.2784645427610738),
+        error=Units(16, slope=32, steep=1.2),
     ),
-    activations.gelu_erf: Elementwise(curved(-1, -(2**0.5), 2**0.5), turning(-0.7517915246935645)),
+    activations.gelu_erf: Elementwise(
+        curved(-1, -(2**0.5), 2**0.5),
+        turning(-0.7517915246935645),
+        error=Units(16, operand=16, slope=16, steep=1.2),
+    ),
     activations.gelu_tanh: Elementwise(
-        curved(-1, -1.4185040088, 1.4185040088), turning(-0.7524614220710162)
+        curved(-1, -1.4185040088, 1.4185040088),
+        turning(-0.7524614220710162),
+        error=Units(16, operand=16, slope=128, steep=1.2),
     ),
     activations.mish: Elementwise(
         curved(-1, -2.2563763963607926, 1.4905711794854284), turning(-1.1924312145154952)
@@ -124,11 +137,12 @@ ELEMENTWISE: dict[Any, Elementwise] = {
     jp.bessel_i1e_p: Elementwise(_i1e, turning(-1.5451272579925426, 1.5451272579925426)),
     activations.quadratic_pieces: Elementwise(piecewise.lines, piecewise.image),
     # Undefined, or infinitely steep, somewhere.
-    jp.log_p: Elementwise(_concave, inside=0.5),
-    jp.log1p_p: Elementwise(_concave, inside=0.5),
-    jp.sqrt_p: Elementwise(_concave, inside=0.5),
+    jp.log_p: Elementwise(_concave, inside=0.5, error=Units(8)),
+    jp.log1p_p: Elementwise(_concave, inside=0.5, error=Units(512)),
+    # The root of a number that is flushed to 0 is not small: at most 1.1e-19 in float32.
+    jp.sqrt_p: Elementwise(_concave, inside=0.5, error=Units(4, constant=1e-11)),
     jp.cbrt_p: Elementwise(_s_shaped, inside=0.5),
-    jp.rsqrt_p: Elementwise(_convex, _rsqrt, inside=0.5),
+    jp.rsqrt_p: Elementwise(_convex, _rsqrt, inside=0.5, error=Units(8)),
     jp.asin_p: Elementwise(_turned, inside=0.5),
     jp.acosh_p: Elementwise(_concave, inside=2.0),
     jp.atanh_p: Elementwise(_turned, inside=0.5),
@@ -145,24 +159,30 @@ ELEMENTWISE: dict[Any, Elementwise] = {
         lambda fn, l, u, choice, **_: curves.one_kink(fn, l, u, 0.0, -1.0, 1.0, choice),
         None,  # integers may wrap around
         kinks=lambda: (0.0,),
+        error=Units(0, slope=0),
     ),
     activations.leaky_relu: Elementwise(
         lambda fn, l, u, choice, a: curves.one_kink(fn, l, u, 0.0, a, 1.0, choice),
         turning(0.0),
         kinks=lambda slope: (0.0,),
+        error=Units(4, slope=0),
     ),
     activations.clip: Elementwise(
         lambda fn, l, u, choice, low, high: curves.two_kinks(fn, l, u, low, high, 0.0, choice),
         kinks=lambda low, high: (low, high),
+        error=Units(0, slope=0),
     ),
     activations.ramp: Elementwise(_ramp, _ramp_image, kinks=lambda r, eta: (0.0, r)),
     activations.straight_pieces: Elementwise(
-        piecewise.lines, piecewise.image, kinks=lambda *, breaks, polys: breaks
+        piecewise.lines,
+        piecewise.image,
+        kinks=lambda *, breaks, polys: breaks,
     ),
     # Steps and roundings have no lines.
     **dict.fromkeys(
-        (jp.floor_p, jp.ceil_p, jp.round_p, jp.sign_p, jp.reduce_precision_p), Elementwise()
+        (jp.floor_p, jp.ceil_p, jp.round_p, jp.sign_p), Elementwise(error=Units(0, slope=0))
     ),
+    jp.reduce_precision_p: Elementwise(),
 }
 
 
@@ -181,7 +201,7 @@ def declare_elementwise(primitive, record: Elementwise) -> None:
     ELEMENTWISE[primitive] = record
     if record.image is not None:
         image = functools.partial(elementwise_image, record, primitive)
-        interval_rules[primitive] = IntervalRule(image, (0,), exact=True)
+        interval_rules[primitive] = IntervalRule(image, (0,), exact=True, error=record.error)
     relaxations.pop(primitive, None)
     if record.lines is not None:
         relaxations[primitive] = functools.partial(elementwise_relaxation, record, primitive)

@@ -16,24 +16,34 @@ class UnsupportedPrimitiveError(NotImplementedError):
     user's line, and what to register. ``primitives`` holds their names.
     """
 
-    def __init__(self, equations: list[Equation]):
+    def __init__(self, equations: list[Equation], rounding: str | None = None):
         self.primitives = tuple(dict.fromkeys(str(eqn.primitive) for eqn in equations))
         lines = dict.fromkeys(map(describe, equations))
-        super().__init__(
-            "no rule for:\n  "
-            + "\n  ".join(lines)
-            + "\nRegister one with jaxbound.register_interval_rule(primitive) (enough for every method; add"
+        advice = (
+            "\nBound the function up to rounding, by rounding=None, or write it in terms of other primitives."
+            if rounding is not None
+            else "\nRegister one with jaxbound.register_interval_rule(primitive) (enough for every method; add"
             " jaxbound.register_relaxation for tight linear bounds), or all at once with"
             " jaxbound.register_elementwise or jaxbound.register_linear_rule if it is elementwise or affine,"
             " or write the function in terms of supported primitives."
         )
+        lacking = (
+            "no rule for" if rounding is None else f"rounding={rounding!r}: no error is stated for"
+        )
+        super().__init__(f"{lacking}:\n  " + "\n  ".join(lines) + advice)
 
 
-def check_supported(graph: Graph) -> None:
-    """Raises an UnsupportedPrimitiveError unless every equation on uncertain values has a rule."""
+def check_supported(graph: Graph, rounding: str | None = None) -> None:
+    """Raises an UnsupportedPrimitiveError unless every equation on uncertain values has a rule.
+
+    Under ``rounding``, so do those whose rule states no error; in the same way.
+    """
     missing = [eqn for eqn in graph.equations if eqn.moving and not _supported(eqn)]
     if missing:
         raise UnsupportedPrimitiveError(missing)
+    moving = [eqn for eqn in graph.equations if eqn.moving and rounding is not None]
+    if unstated := [eqn for eqn in moving if interval_rules[eqn.primitive].error is None]:
+        raise UnsupportedPrimitiveError(unstated, rounding)
 
 
 def _supported(eqn: Equation) -> bool:

@@ -11,6 +11,7 @@ from jaxbound._bounds.interval import Interval
 from jaxbound._program import activations
 from jaxbound._rules.arithmetic import absolute, ends
 from jaxbound._rules.interval_rules import IntervalRule, interval_rules, monotone
+from jaxbound._rules.rounding import CAST, EXACT
 
 
 def logical(primitive):
@@ -199,20 +200,23 @@ def is_nan(x: Interval) -> Interval:
 
 
 interval_rules |= {
-    **{p: IntervalRule(logical(p)) for p in (jp.and_p, jp.or_p, jp.reduce_and_p, jp.reduce_or_p)},
-    jp.xor_p: IntervalRule(exclusive_or),
-    jp.abs_p: IntervalRule(unless_it_wraps(absolute), (0,), exact=True),
-    jp.not_p: monotone(jp.not_p, falls=(0,)),
-    jp.convert_element_type_p: IntervalRule(convert, exact=True),
+    **{
+        p: IntervalRule(logical(p), error=EXACT)
+        for p in (jp.and_p, jp.or_p, jp.reduce_and_p, jp.reduce_or_p)
+    },
+    jp.xor_p: IntervalRule(exclusive_or, error=EXACT),
+    jp.abs_p: IntervalRule(unless_it_wraps(absolute), (0,), exact=True, error=EXACT),
+    jp.not_p: monotone(jp.not_p, falls=(0,), error=EXACT),
+    jp.convert_element_type_p: IntervalRule(convert, exact=True, error=CAST),
     jp.nextafter_p: IntervalRule(next_after),
     jp.bitcast_convert_type_p: IntervalRule(bits),
-    jp.shift_right_arithmetic_p: IntervalRule(shift_right, (0,)),
+    jp.shift_right_arithmetic_p: IntervalRule(shift_right, (0,), error=EXACT),
     **{p: IntervalRule(count_of_bits(p)) for p in (jp.population_count_p, jp.clz_p)},
-    **{p: monotone(p, falls=(0,)) for p in (jp.lt_p, jp.le_p)},
-    **{p: monotone(p, falls=(1,)) for p in (jp.gt_p, jp.ge_p)},
+    **{p: monotone(p, falls=(0,), error=EXACT) for p in (jp.lt_p, jp.le_p)},
+    **{p: monotone(p, falls=(1,), error=EXACT) for p in (jp.gt_p, jp.ge_p)},
     **{p: IntervalRule(compare_total(p)) for p in (jp.lt_to_p, jp.le_to_p)},
-    jp.eq_p: IntervalRule(equal, exact=True),
-    jp.ne_p: IntervalRule(unequal, exact=True),
+    jp.eq_p: IntervalRule(equal, exact=True, error=EXACT),
+    jp.ne_p: IntervalRule(unequal, exact=True, error=EXACT),
     jp.is_finite_p: IntervalRule(is_finite),
     activations.is_nan: IntervalRule(is_nan),
 }

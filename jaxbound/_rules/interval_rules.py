@@ -22,12 +22,14 @@ class IntervalRule(NamedTuple):
       operands: the positions that may be uncertain (None: all).
       radius: optional ``radius(*operands, **params)``: half the width of the bound, where that costs less.
       exact: the bound is the smallest interval for independent operands (one uncertain factor of a product).
+      error: what it states of its rounding (`rounding.Terms`, `rounding.Units`); None: nothing.
     """
 
     bound: Callable[..., Any]
     operands: Sequence[int] | None = None
     radius: Callable[..., Any] | None = None
     exact: bool = False
+    error: Any = None
 
     def accepts(self, uncertain: Sequence[bool]) -> bool:
         return self.operands is None or all(
@@ -71,10 +73,12 @@ def monotone(
     operands: Sequence[int] | None = None,
     falls: Sequence[int] = (),
     guard: Callable[[Any], Any] = lambda bound: bound,
+    error: Any = None,
 ) -> IntervalRule:
     """Returns the interval rule of a primitive that never increases in the operands ``falls``, nor decreases in others.
 
     The ends of its image are its values at the operands' ends; a ``guard`` heeds those that leave an integer type.
+    The ``error`` is what the primitive states of its rounding.
     """
 
     def monotone_image(*xs, **params):
@@ -84,4 +88,4 @@ def monotone(
             return list(map(Interval, lower, upper))
         return Interval(lower, upper)
 
-    return IntervalRule(guard(monotone_image), operands, exact=True)
+    return IntervalRule(guard(monotone_image), operands, exact=True, error=error)

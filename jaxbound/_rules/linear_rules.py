@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from jax.extend.core import primitives as jp
 
 from jaxbound._program.rewrites import REARRANGE
-from jaxbound._rules import integers
+from jaxbound._rules import integers, terms
 from jaxbound._rules.interval_rules import interval_rules, monotone
+from jaxbound._rules.rounding import EXACT, Terms
 
 
 class LinearRule(NamedTuple):
@@ -98,32 +99,52 @@ def _declare(
     *,
     falls: Sequence[int] = (),
     guard: Callable[[Any], Any] = lambda bound: bound,
+    error: Terms = EXACT,
     **record: Any,
 ) -> None:
-    """Declares primitives that are jointly affine in ``operands``; their interval rule follows from ``falls``."""
+    """Declares primitives that are jointly affine in ``operands``; their interval rule follows from ``falls``.
+
+    The ``error`` says how many terms their sums have; by default they only move elements.
+    """
     for p in primitives:
         linear_rules[p] = LinearRule(among(operands), **record)
-        interval_rules[p] = monotone(p, operands, falls, guard)
+        interval_rules[p] = monotone(p, operands, falls, guard, error)
 
 
+_SUM = Terms(terms.single)
 _declare((jp.copy_p, jp.name_p), keeps="place")
 _declare((jp.neg_p,), keeps="place", falls=(0,), guard=integers.unless_it_wraps)
-_declare((jp.add_p,), keeps="place", sums="operands", guard=integers.unless_it_wraps)
-_declare((jp.sub_p,), keeps="place", sums="operands", falls=(1,), guard=integers.unless_it_wraps)
-_declare((jp.add_jaxvals_p,), keeps="place", sums="operands")
+_declare((jp.add_p,), keeps="place", sums="operands", guard=integers.unless_it_wraps, error=_SUM)
+_declare(
+    (jp.sub_p,),
+    keeps="place",
+    sums="operands",
+    falls=(1,),
+    guard=integers.unless_it_wraps,
+    error=_SUM,
+)
+_declare((jp.add_jaxvals_p,), keeps="place", sums="operands", error=_SUM)
 _declare((jp.reshape_p, jp.squeeze_p), keeps="order")
-_declare((jp.broadcast_in_dim_p,), (0,), keeps="order")
-_declare((jp.concatenate_p, jp.transpose_p, jp.slice_p, jp.rev_p, *REARRANGE))
-_declare((jp.pad_p,), copies=(1,))
+_declare((jp.broadcast_in_dim_p,), (0,), keeps="order", error=Terms(backward=terms.spread))
+_declare((jp.concatenate_p, jp.transpose_p, jp.slice_p, jp.rev_p))
+_declare(REARRANGE, error=Terms(backward=terms.repeated))
+_declare((jp.pad_p,), copies=(1,), error=Terms(backward=terms.padded))
 _declare((jp.dynamic_slice_p,), (0,))
 _declare((jp.dynamic_update_slice_p,), (0, 1))
-_declare((jp.scatter_p,), (0, 2), copies=(0, 2))
-_declare((jp.scatter_add_p,), (0, 2), sums="elements", guard=integers.scattered_sum)
+_declare((jp.scatter_p,), (0, 2), copies=(0, 2), error=Terms(backward=terms.copies))
 _declare(
-    (jp.reduce_sum_p, jp.cumsum_p, jp.reduce_window_sum_p),
+    (jp.scatter_add_p,),
+    (0, 2),
     sums="elements",
-    guard=integers.unless_it_wraps,
+    guard=integers.scattered_sum,
+    error=Terms(terms.elements),
 )
+for _p, _error in (
+    (jp.reduce_sum_p, Terms(terms.reduced)),
+    (jp.cumsum_p, Terms(terms.along, terms.along)),
+    (jp.reduce_window_sum_p, Terms(terms.window, terms.window)),
+):
+    _declare((_p,), sums="elements", guard=integers.unless_it_wraps, error=_error)
 linear_rules[jp.convert_element_type_p] = LinearRule(among(None), keeps="place")
 
 

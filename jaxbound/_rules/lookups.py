@@ -21,6 +21,8 @@ from jaxbound._rules.arithmetic import ends
 from jaxbound._rules.interval_rules import IntervalRule, interval_rules
 from jaxbound._rules.linear_rules import LinearRule, among, linear_rules
 from jaxbound._rules.relaxations import Relaxation, relaxations
+from jaxbound._rules.rounding import Terms
+from jaxbound._rules.terms import copies
 
 
 def _starts(x, indices, dimension_numbers, slice_sizes):
@@ -130,7 +132,7 @@ def gather_lines(x, indices: Interval, *, image, choice, **params) -> Relaxation
 
 
 interval_rules |= {
-    jp.gather_p: IntervalRule(gather, exact=True),
+    jp.gather_p: IntervalRule(gather, exact=True, error=Terms(backward=copies)),
     searches.search: IntervalRule(search),
     searches.interpolation: IntervalRule(interpolation, (0,)),
 }

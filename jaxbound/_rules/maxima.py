@@ -24,6 +24,7 @@ from jaxbound._rules.interval_rules import IntervalRule, interval_rules, monoton
 from jaxbound._rules.one_variable import Elementwise, elementwise_relaxation
 from jaxbound._rules.reductions import Rows, prefixes
 from jaxbound._rules.relaxations import Relaxation, relaxations
+from jaxbound._rules.rounding import EXACT, Units
 
 # ---------------------------------------------------------------- which entry is the largest
 
@@ -216,7 +217,10 @@ def _peak(z, valid: Any = True):
 
 _max = lambda fn, l, u, choice, c: curves.one_kink(fn, l, u, c, 0.0, 1.0, choice)
 _min = lambda fn, l, u, choice, c: curves.one_kink(fn, l, u, c, 1.0, 0.0, choice, "upper")
-_MAX, _MIN = (Elementwise(lines, None, kinks=lambda known: (known,)) for lines in (_max, _min))
+_KINK = Units(0, slope=0)
+_MAX, _MIN = (
+    Elementwise(lines, None, kinks=lambda known: (known,), error=_KINK) for lines in (_max, _min)
+)
 
 
 def _maximum(x, y, *, image, choice):
@@ -241,11 +245,12 @@ def _reduce_window_max(x, *, image, choice, **window):
 
 
 interval_rules |= {
-    **{p: monotone(p) for p in (jp.max_p, jp.min_p, jp.reduce_max_p, jp.cummax_p)},
-    jp.reduce_window_max_p: monotone(jp.reduce_window_max_p),
+    **{p: monotone(p, error=_KINK) for p in (jp.max_p, jp.min_p)},
+    **{p: monotone(p, error=EXACT) for p in (jp.reduce_max_p, jp.cummax_p)},
+    jp.reduce_window_max_p: monotone(jp.reduce_window_max_p, error=EXACT),
     **{p: monotone(p, (0, 2)) for p in (jp.scatter_max_p, jp.scatter_min_p)},
-    jp.argmax_p: IntervalRule(arg(1)),
-    jp.argmin_p: IntervalRule(arg(-1)),
+    jp.argmax_p: IntervalRule(arg(1), error=EXACT),
+    jp.argmin_p: IntervalRule(arg(-1), error=EXACT),
     activations.is_largest: IntervalRule(are_largest(1, count=False), (0,)),
     activations.is_least: IntervalRule(are_largest(-1, count=False), (0,)),
     activations.count_largest: IntervalRule(are_largest(1, count=True), (0,)),

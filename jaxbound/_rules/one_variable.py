@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from jaxbound._bounds.interval import Interval
 from jaxbound._bounds.numerics import once, steepest
 from jaxbound._rules import arithmetic, curves
 from jaxbound._rules.relaxations import Relaxation
+from jaxbound._rules.rounding import Units
 
 # ---------------------------------------------------------------- images
 
@@ -91,6 +93,7 @@ class Elementwise:
         several uncertain operands, and has an interval rule of its own.
       kinks: ``kinks(*known, **params)`` returns the points where its straight pieces meet, if it consists of
         such pieces: then the kind chooses the lines.
+      error: what it states of its rounding; None: nothing.
       inside: a point in its domain, if it may be undefined or infinitely steep elsewhere. Linear bounds of an
         operand may leave the domain, its interval seldom does; gradients stay finite as at this point.
     """
@@ -99,6 +102,7 @@ class Elementwise:
     image: Callable[..., Interval] | None = rising
     kinks: Callable[..., Sequence[Any]] | None = None
     inside: float | None = None
+    error: Units | None = None
 
 
 def elementwise_image(record: Elementwise, primitive, x: Interval, *known, **params) -> Interval:
@@ -142,7 +146,19 @@ def elementwise_relaxation(
     slopes = [jnp.where(bounded, slope, 0) for slope in (found.lower_slope, found.upper_slope)]
     low = jnp.where(bounded, found.lower_intercept, image.lower)
     high = jnp.where(bounded, found.upper_intercept, image.upper)
-    return Relaxation(lambda z: slopes[0] * z + low, lambda z: slopes[1] * z + high)
+
+    lines, error = curves.Lines(slopes[0], low, slopes[1], high), None
+    if record.error is not None and x.shape == shape:  # rows of what is repeated would be sums
+        error = functools.partial(_moved_by, record.error, operands, image, lines, bounded, params)
+    return Relaxation(lambda z: slopes[0] * z + low, lambda z: slopes[1] * z + high, error=error)
+
+
+def _moved_by(stated: Units, operands, image: Interval, lines, bounded, params):
+    """Returns how far to move lines below and above; the interval's own ends, off ``bounded``, are moved already."""
+    found = stated.of_lines(operands, image, lines, params)
+    # 2 % more are for the sum with a line, and for the cast.
+    moved = (lax.stop_gradient(1.02 * jnp.where(bounded, error, 0)) for error in found)
+    return tuple(error.astype(image.dtype) for error in moved)
 
 
 # ---------------------------------------------------------------- lines

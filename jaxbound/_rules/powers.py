@@ -18,6 +18,7 @@ from jaxbound._rules.integers import unless_it_wraps
 from jaxbound._rules.interval_rules import IntervalRule, interval_rules
 from jaxbound._rules.one_variable import Elementwise, bulging, curved, elementwise_relaxation, tame
 from jaxbound._rules.relaxations import Relaxation, constant_relaxation, relaxations
+from jaxbound._rules.rounding import Units
 
 # ---------------------------------------------------------------- intervals
 
@@ -125,10 +126,13 @@ def power_planes(x: Interval, y: Interval, image) -> Relaxation:
     )
 
 
+# At most 2 |y| products, a division; the derivative ``y z^(y-1)`` has ``|z f'| = |y| |f|``.
+_WHOLE = Units(lambda params: 2 * abs(params["y"]) + 4, slope=8)
+
 interval_rules |= {
-    jp.integer_pow_p: IntervalRule(unless_it_wraps(integer_pow), exact=True),
+    jp.integer_pow_p: IntervalRule(unless_it_wraps(integer_pow), exact=True, error=_WHOLE),
     jp.pow_p: IntervalRule(power_image, exact=True),
 }
-declare_elementwise(jp.integer_pow_p, Elementwise(_integer_pow, None, inside=0.5))
+declare_elementwise(jp.integer_pow_p, Elementwise(_integer_pow, None, inside=0.5, error=_WHOLE))
 declare_elementwise(jp.pow_p, _OF_BASE)
 relaxations[jp.pow_p] = power_lines

@@ -13,13 +13,14 @@ from jax.extend.core import primitives as jp
 
 from jaxbound._bounds.interval import Interval, intersect, smallest
 from jaxbound._program import activations
-from jaxbound._rules import curves
+from jaxbound._rules import curves, rounding
 from jaxbound._rules.arithmetic import ends, times
 from jaxbound._rules.convolution import transpose_convolution
 from jaxbound._rules.integers import any_integer, unless_it_wraps, where_defined
 from jaxbound._rules.interval_rules import IntervalRule, interval_rules
 from jaxbound._rules.linear_rules import LinearRule, among, linear_rules
 from jaxbound._rules.relaxations import Relaxation, relaxations
+from jaxbound._rules.terms import contracted, reached, taps, touched
 
 # ---------------------------------------------------------------- intervals
 
@@ -73,7 +74,7 @@ def by_signs(product, x, y) -> Interval:
     return Interval(*(sum(product(a, b) for a, b in pairs) for pairs in (least, most)))
 
 
-def bilinear_rule(primitive) -> IntervalRule:
+def bilinear_rule(primitive, error: rounding.Terms) -> IntervalRule:
     """Returns the interval rule of a bilinear ``primitive``: the product of the centres, -+ the radius.
 
     For two uncertain operands it is intersected with the bounds `by_signs`.
@@ -90,7 +91,7 @@ def bilinear_rule(primitive) -> IntervalRule:
             return found
         return intersect(found, by_signs(functools.partial(primitive.bind, **params), x, y))
 
-    return IntervalRule(bilinear_image, radius=radius, exact=True)
+    return IntervalRule(bilinear_image, radius=radius, exact=True, error=error)
 
 
 def _exact_product(primitive, x, y, params):
@@ -233,9 +234,13 @@ def pick_product(indices, shape: Sequence[int], one, other, *, dimension_numbers
 
 
 interval_rules |= {
-    jp.mul_p: IntervalRule(unless_it_wraps(mul), exact=True),
-    jp.dot_general_p: bilinear_rule(jp.dot_general_p),
-    jp.conv_general_dilated_p: bilinear_rule(jp.conv_general_dilated_p),
+    jp.mul_p: IntervalRule(unless_it_wraps(mul), exact=True, error=rounding.PRODUCT),
+    jp.dot_general_p: bilinear_rule(
+        jp.dot_general_p, rounding.Terms(contracted, reached, factors=True)
+    ),
+    jp.conv_general_dilated_p: bilinear_rule(
+        jp.conv_general_dilated_p, rounding.Terms(taps, touched, factors=True)
+    ),
     activations.normalised: IntervalRule(normalised_image),
     # An uncertain first operand is taken out before, as a factor: only the updates are uncertain here.
     jp.scatter_mul_p: IntervalRule(scatter_product, (2,)),

@@ -20,17 +20,29 @@ class Relaxation:
     """Holds two affine JAX functions of a primitive's uncertain operands, one below and one above it.
 
     On the intervals they were made for, ``lower(*x) <= primitive(*x) <= upper(*x)``; ``free`` holds, by side,
-    functions that return the alphas of those lines that may lie elsewhere.
+    functions that return the alphas of those lines that may lie elsewhere. ``error`` returns how far rounding may
+    have left each of them on the wrong side, also of what rows make of them; None: nothing is stated.
     """
 
     lower: Callable[..., Any]
     upper: Callable[..., Any]
     free: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
+    error: Callable[[], tuple[Any, ...]] | None = None
 
     @property
     def alphas(self) -> dict[str, Any]:
         """Returns the alphas of the free lines, by side: where they lie."""
         return {side: alpha() for side, alpha in self.free.items()}
+
+    def moved(self) -> Relaxation:
+        """Returns the lines moved outward by their error, which has to be stated."""
+        assert self.error is not None
+        low, high = self.error()
+        return dataclasses.replace(
+            self,
+            lower=lambda *z: self.lower(*z) - low,
+            upper=lambda *z: self.upper(*z) + high,
+        )
 
 
 KINDS = ("adaptive", "tight", "parallel", "constant")

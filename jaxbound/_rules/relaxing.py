@@ -20,6 +20,7 @@ class Choices(NamedTuple):
 
     kind: str  # such as "adaptive"
     alphas: Mapping[Var, Mapping[str, Any]] = {}  # by the output of their equation, by side
+    rounding: str | None = None  # what lines hold for
 
 
 def relax(eqn: Equation, env: Mapping[Var, Any], choices: Choices) -> Relaxation:
@@ -41,7 +42,10 @@ def relax(eqn: Equation, env: Mapping[Var, Any], choices: Choices) -> Relaxation
             f"relaxation has alphas {sorted(unknown)} for {eqn.primitive} ({eqn.layer or eqn.line}), whose "
             f"free lines are {sorted(choice.taken)}"
         )
-    return dataclasses.replace(found, free=choice.taken)
+    found = dataclasses.replace(found, free=choice.taken)
+    if choices.rounding is None:
+        return found
+    return constant_relaxation(image) if found.error is None else found.moved()
 
 
 def relax_all(equations: Sequence[Equation], env: Mapping[Var, Any], choices: Choices) -> Lines:

@@ -13,7 +13,6 @@ from jax import lax
 
 from jaxbound._bounds.numerics import concrete
 from jaxbound._program.graph import Constant, Equation, Var
-from jaxbound._rules.relaxing import Choices
 from jaxbound._walks.backward import Step
 from jaxbound._walks.context import Context
 from jaxbound._walks.operands import nonlinear_before
@@ -151,7 +150,10 @@ def best_starts(context: Context, var: Var) -> list[Parameters]:
     if asked.kind == "constant":
         raise ValueError("relaxation is 'constant'; its lines have no alphas to optimise")
     kinds = [kind for kind in ("adaptive", "tight") if asked.alphas or kind != asked.kind]
-    found = [context, *(context.choosing(Choices(kind), var) for kind in kinds)]
+    found = [
+        context,
+        *(context.choosing(asked._replace(kind=kind, alphas={}), var) for kind in kinds),
+    ]
     equations = nonlinear_before(context.graph, var)
     nothing = [
         {side: jnp.zeros(v.shape, v.dtype) for side in ("lower", "upper")}

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 
 from jaxbound._bounds.numerics import weigh
 from jaxbound._program.graph import Equation, Graph, Var, read
+from jaxbound._rules.interval_rules import interval_rules
 from jaxbound._rules.linear_rules import linear_operands, linear_rules
 from jaxbound._rules.relaxations import Relaxation
 from jaxbound._rules.relaxing import Lines
+from jaxbound._walks import losses
 
 Rows = dict[Var, Any]  # coefficients ``[K, *v.shape]`` by variable v
 
@@ -33,6 +35,7 @@ def walk_back(
     env: Mapping[Var, Any],
     lines: Lines | None,
     step: Step = unchanged,
+    lost: list[Any] | None = None,
 ) -> tuple[Rows, Any]:
     """Bounds ``sum_v rows[v] . v + offset`` from below in terms of earlier values.
 
@@ -43,6 +46,8 @@ def walk_back(
       env: the values of known variables.
       lines: the relaxations of non-linear equations; None: the rows stay at their outputs.
       step: called before every equation; may look at the rows, or add to rows and offset what is at most 0.
+      lost: what rounding may have added to the value of the start is appended, ``[K]`` each; None: it is not asked.
+        Then ``env`` has to hold the intervals of all values.
 
     Returns:
       ``ends, offset [K]`` with ``sum_v ends[v] . v + offset`` at most the value of the start; the keys
@@ -64,23 +69,29 @@ def walk_back(
             for v in eqn.outputs
         ]
         if linear is not None:
-            added, found = _through_linear(eqn, linear, outs, env)
+            added, found = _through_linear(eqn, linear, outs, env, lost)
         else:
             assert lines is not None
-            added, found = _through_relaxation(eqn, lines[eqn.outputs[0]], outs)
+            added, found = _through_relaxation(eqn, lines[eqn.outputs[0]], outs, env, lost)
         offset = offset + added
+        if lost is not None:
+            lost.append(losses.of_sum(offset))
         for v, row in found:
+            if lost is not None and v in rows:
+                lost.append(losses.of_fan_in(rows[v] + row, env[v]))
             rows[v] = rows[v] + row if v in rows else row
     return ends | rows, offset
 
 
-def _through_linear(eqn: Equation, linear: Sequence[int], outs, env):
+def _through_linear(eqn: Equation, linear: Sequence[int], outs, env, lost: list[Any] | None):
     """Takes rows back through an affine equation; known operands among the affine ones make the bias.
 
     Returns:
       What to add to the offset, and pairs of an uncertain operand and its rows.
     """
     moving = eqn.moving
+    if lost is not None:
+        lost += losses.through_affine(eqn, linear, outs, env)
     operands = [None if i in moving else read(env, a) for i, a in enumerate(eqn.inputs)]
     transpose = linear_rules[eqn.primitive].transpose
     if transpose is not None and list(moving) == [0]:
@@ -96,15 +107,18 @@ def _through_linear(eqn: Equation, linear: Sequence[int], outs, env):
 
     biases, found = pull_back(fn, [(v.shape, v.dtype) for v in moving.values()], outs)
     offset = sum(map(_dot, outs, biases)) if set(linear) - set(moving) else 0
-    return offset, list(zip(moving.values(), found, strict=True))
+    pairs = list(zip(moving.values(), found, strict=True))
+    return offset, pairs if lost is None else losses.shielded(eqn, pairs)
 
 
-def _through_relaxation(eqn: Equation, relaxation: Relaxation, outs):
+def _through_relaxation(eqn: Equation, relaxation: Relaxation, outs, env, lost: list[Any] | None):
     """Takes rows back through a relaxation, as ``c f >= max(c, 0) lower + min(c, 0) upper``.
 
     Returns:
       What to add to the offset, and pairs of an uncertain operand and its rows.
     """
+    if lost is not None:
+        lost += losses.through_lines(eqn, relaxation, outs, env)
     moving = [v for v in eqn.moving.values() if v.is_float]
     shapes = [(v.shape, v.dtype) for v in moving]
     (lows, below), (highs, above) = (
@@ -134,11 +148,14 @@ def _dot(rows, bias):
     return weigh(rows.reshape(rows.shape[0], -1), bias, bias)
 
 
-def unit_rows(graph: Graph, var: Var, indices, env: Mapping[Var, Any]) -> tuple[Var, Any, Any]:
+def unit_rows(
+    graph: Graph, var: Var, indices, env: Mapping[Var, Any], lost: list[Any] | None = None
+) -> tuple[Var, Any, Any]:
     """Returns an earlier v and rows: ``rows . v + offset`` are the elements of ``var`` at flat indices ``[C]``.
 
     Goes back through equations that leave elements in place; the rows of a product are entries picked
-    from its weights, which saves a multiplication by unit vectors.
+    from its weights, which saves a multiplication by unit vectors. With ``lost``, as in `walk_back`, through those
+    that leave rows exact.
 
     Returns:
       v, the rows ``[C, *v.shape]`` and the offset ``[C]``.
@@ -148,16 +165,22 @@ def unit_rows(graph: Graph, var: Var, indices, env: Mapping[Var, Any]) -> tuple[
         (source,) = eqn.moving.values()
         operands = [None if a is source else read(env, a) for a in eqn.inputs]
         rule = linear_rules[eqn.primitive]
-        if rule.keeps != "nothing" and source.size == var.size:
+        exact = lost is None or not interval_rules[eqn.primitive].error.backward(
+            [read(env, a) for a in eqn.inputs], var, eqn.params
+        )
+        if rule.keeps != "nothing" and source.size == var.size and exact:
             fn = lambda x: eqn.bind(*(x if a is None else a for a in operands))[0]
             # fn is affine and works in place: ``scale x + bias`` per element, bias = fn(0), scale = fn'.
             ones = jnp.ones(source.shape, source.dtype)
             ends = jax.jvp(fn, [jnp.zeros_like(ones)], [ones])
             bias, scale = (jnp.take(x, indices, mode="clip") for x in ends)
-            start, rows, offset = unit_rows(graph, source, indices, env)
-            return start, jax.vmap(jnp.multiply)(scale, rows), scale * offset + bias
+            start, rows, offset = unit_rows(graph, source, indices, env, lost)
+            offset = scale * offset + bias
+            if lost is not None:
+                lost.append(losses.of_sum(offset))
+            return start, jax.vmap(jnp.multiply)(scale, rows), offset
         rows = rule.pick and rule.pick(indices, source.shape, *operands, **eqn.params)
-        if rows is not None:
+        if rows is not None and (lost is None or rows.dtype == source.dtype):
             return source, rows.astype(source.dtype), jnp.zeros(len(indices), var.dtype)
     rows = jax.nn.one_hot(indices, var.size, dtype=var.dtype)
     return var, rows.reshape(len(indices), *var.shape), jnp.zeros(len(indices), var.dtype)

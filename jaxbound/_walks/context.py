@@ -32,6 +32,7 @@ class Context:
       early: whether rows are concretized at the known intervals on their way too.
       published: whether bounds found by linear bounds replace the intervals.
       constraints: intervals in which bounds may take values to lie; each finite end can have a multiplier.
+      rounding: what bounds hold for; None: up to rounding.
       step: what happens to rows on their way back, besides going through equations.
     """
 
@@ -47,7 +48,12 @@ class Context:
     early: bool = False
     published: bool = False
     constraints: Mapping[Var, Interval] = dataclasses.field(default_factory=dict)
+    rounding: str | None = None
     step: Step = unchanged
+
+    def losses(self) -> list[Any] | None:
+        """Returns where to note what a walk loses to rounding; None if it is not asked."""
+        return None if self.rounding is None else []
 
     def rows_at_once(self, graph: Graph) -> int:
         return self.chunk_size or rows_at_once(graph, self.examples)

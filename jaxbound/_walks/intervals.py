@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxbound._bounds.interval import Interval, beyond, cast, ordered, outward
+from jaxbound._bounds.rounding import contained
 from jaxbound._program.graph import Equation, Graph, Var, read
 from jaxbound._program.rewrites import PICKS
 from jaxbound._rules.interval_rules import interval_rules
 from jaxbound._rules.linear_rules import linear_operands
+from jaxbound._rules.rounding import rounded
 from jaxbound._walks.operands import relaxed_operands
 
 
@@ -18,6 +20,7 @@ def interval_walk(
     env: Mapping[Var, Any],
     refine: Callable[[Var, Mapping[Var, Any]], Interval] = lambda var, env: env[var],
     passed: Callable[[Equation, Mapping[Var, Any]], None] = lambda eqn, env: None,
+    rounding: str | None = None,
 ) -> dict[Var, Any]:
     """Bounds every value of the graph, in order.
 
@@ -27,6 +30,7 @@ def interval_walk(
       refine: called once for every operand of a non-linear equation, with all values before it; the
         interval it returns replaces the operand's from there on.
       passed: called after every non-linear equation, with all values up to its own.
+      rounding: what the intervals hold for; None: up to rounding.
 
     Returns:
       The intervals and arrays of all variables.
@@ -38,19 +42,22 @@ def interval_walk(
         nonlinear = linear_operands(eqn) is None
         for var in eqn.inputs if nonlinear else ():
             if var in pending:
-                found[var] = cast(refine(var, found), var.dtype)
+                refined = refine(var, found)
+                found[var] = (cast if rounding is None else contained)(refined, var.dtype)
                 pending.remove(var)
-        found.update(zip(eqn.outputs, interval_step(eqn, found), strict=True))
+        found.update(zip(eqn.outputs, interval_step(eqn, found, rounding), strict=True))
         if nonlinear:
             passed(eqn, found)
     return found
 
 
-def interval_step(eqn: Equation, env: Mapping[Var, Any]) -> list[Any]:
+def interval_step(eqn: Equation, env: Mapping[Var, Any], rounding: str | None = None) -> list[Any]:
     """Returns the intervals of an equation's outputs."""
-    operands = [read(env, atom) for atom in eqn.inputs]
-    outs = interval_rules[eqn.primitive].bound(*operands, **eqn.params)
+    operands, rule = [read(env, atom) for atom in eqn.inputs], interval_rules[eqn.primitive]
+    outs = rule.bound(*operands, **eqn.params)
     outs = outs if isinstance(outs, list) else [outs]
+    if rounding is not None:
+        outs = rounded(rule, operands, outs, eqn.params)
     widened = beyond if eqn.primitive in PICKS else outward
     return [
         ordered(widened(out.lower, out.upper)) if var.is_float else out

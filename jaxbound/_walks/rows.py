@@ -15,12 +15,14 @@ from jaxbound._bounds.interval import Interval, outward
 from jaxbound._bounds.linear import LinearBounds
 from jaxbound._bounds.numerics import once, weigh
 from jaxbound._bounds.regions import Region
+from jaxbound._bounds.rounding import lowered, wide
 from jaxbound._locality.receptive import crop
 from jaxbound._locality.slices import joined
 from jaxbound._locality.windows import sizes
 from jaxbound._program.graph import Equation, Var
 from jaxbound._rules.arithmetic import ends as ends_of
 from jaxbound._rules.relaxing import relax_all
+from jaxbound._walks import losses
 from jaxbound._walks.backward import Rows, Step, unit_rows, walk_back
 from jaxbound._walks.chunks import check_fits, map_chunks
 from jaxbound._walks.context import Context
@@ -35,12 +37,14 @@ class Below(NamedTuple):
       coeffs: ``[K, *region.shape]`` for each region.
       offset: ``[K]``.
       floor: ``[K]``, lower bounds that are known otherwise.
+      lost: ``[K]``, what rounding may have added on the way to the coefficients and the offset; None: not asked.
     """
 
     regions: list[Region]
     coeffs: list[Any]
     offset: Any
     floor: Any = -jnp.inf
+    lost: Any = None
 
 
 # Turns rows at inputs and at outputs of non-linear equations, and their offset, into affine lower bounds.
@@ -52,26 +56,34 @@ def from_inputs(context: Context, var: Var) -> Finish:
 
     def finish(rows: Rows, offset) -> Below:
         floors: list[Any] = []
-        step = _looking(context, var, floors) if context.early else context.step
-        ends, offset = walk_back(context.graph, rows, offset, context.env, context.lines, step)
+        lost = context.losses()
+        step = _looking(context, var, floors, lost) if context.early else context.step
+        ends, offset = walk_back(
+            context.graph, rows, offset, context.env, context.lines, step, lost
+        )
         floor = jnp.stack(floors).max(0) if floors else -jnp.inf
         coeffs = [
             ends[v] if v in ends else jnp.zeros((len(offset), *v.shape), offset.dtype)
             for v in context.regions
         ]
-        return Below(list(context.regions.values()), coeffs, offset, floor)
+        return Below(list(context.regions.values()), coeffs, offset, floor, _sum(lost))
 
     return finish
 
 
-def _looking(context: Context, var: Var, floors: list[Any]) -> Step:
+def _sum(lost: list[Any] | None):
+    """Returns what was lost so far; None if it is not asked."""
+    return None if lost is None else losses.total(lost)
+
+
+def _looking(context: Context, var: Var, floors: list[Any], lost: list[Any] | None) -> Step:
     """Returns a step that appends to ``floors`` the least values of rows, wherever intervals are known."""
     known = {*context.regions, *relaxed_operands(context.graph)}
     known |= {out for eqn in nonlinear_before(context.graph, var) for out in eqn.outputs}
 
     def step(eqn: Equation, rows: Rows, offset):
         if rows.keys() <= known and not rows.keys().isdisjoint(eqn.outputs):
-            floors.append(least(_where_they_are(context, rows, offset)))
+            floors.append(least(_where_they_are(context, rows, offset)._replace(lost=_sum(lost))))
         return context.step(eqn, rows, offset)
 
     return step
@@ -80,7 +92,7 @@ def _looking(context: Context, var: Var, floors: list[Any]) -> Step:
 def _where_they_are(context: Context, rows: Rows, offset) -> Below:
     """Returns rows as lower bounds in terms of the values where they are."""
     regions = [context.regions.get(v, context.env[v]) for v in rows]
-    return Below(regions, list(rows.values()), offset)
+    return Below(regions, list(rows.values()), offset, lost=_sum(context.losses()))
 
 
 def from_affine_ends(context: Context, var: Var) -> Finish:
@@ -116,13 +128,21 @@ def least(below: Below):
     """Returns the least values ``[K]`` of affine lower bounds in their regions, or the floor where that is higher."""
     pairs = zip(below.regions, below.coeffs, strict=True)
     lowest = sum(region.support(-c.reshape(c.shape[0], -1)) for region, c in pairs)
-    return jnp.maximum(once(below.offset - lowest), below.floor)
+    if below.lost is None:
+        return jnp.maximum(once(below.offset - lowest), below.floor)
+    found = losses.least(below.regions, below.coeffs, below.offset, lowest, below.lost)
+    return jnp.maximum(found, below.floor)
 
 
-def affine_rows(context: Context, var: Var, indices) -> tuple[Rows, Any]:
-    """Takes rows back as far as equations are affine: there, the rows of ``-var`` are those of ``var``, negated."""
-    start, rows, offset = unit_rows(context.graph, var, indices, context.env)
-    return walk_back(context.graph, {start: rows}, offset, context.env, None)
+def affine_rows(context: Context, var: Var, indices, lost: list[Any] | None = None):
+    """Takes rows back as far as equations are affine: there, the rows of ``-var`` are those of ``var``, negated.
+
+    Returns:
+      The rows and their offset; what both signs of them lose on the way is appended to ``lost``, as in `walk_back`.
+    """
+    start, rows, offset = unit_rows(context.graph, var, indices, context.env, lost)
+    offset = offset if lost is None else wide(offset)
+    return walk_back(context.graph, {start: rows}, offset, context.env, None, lost=lost)
 
 
 def _both_signs(finish: Finish, rows: Rows, offset) -> tuple[Below, Below]:
@@ -174,7 +194,9 @@ def by_rows(kind: Callable[..., Finish], context: Context, var: Var, row_ends=ap
     ends, limit = row_ends(kind, context, var), context.rows_at_once(context.graph)
 
     def of_elements(indices):
-        return ends(*affine_rows(context, var, indices))
+        lost = context.losses()
+        found = ends(*affine_rows(context, var, indices, lost))
+        return losses.apart(found, _sum(lost))
 
     def chosen(indices):
         return map_chunks(lambda i: of_elements(indices[i]), limit, len(indices))
@@ -198,8 +220,9 @@ def by_windows(context: Context, var: Var, row_ends=apart) -> Bounder:
         there = dataclasses.replace(
             context, graph=found.graph, env=env, regions=regions, choices=choices, lines=lines
         )
-        rows = affine_rows(there, target, indices)
-        return row_ends(from_inputs, there, target)(*rows)
+        lost = there.losses()
+        rows = affine_rows(there, target, indices, lost)
+        return losses.apart(row_ends(from_inputs, there, target)(*rows), _sum(lost))
 
     def every():
         # All rows of one place share the lines of its window.
@@ -227,6 +250,13 @@ def concretized(bounder: Bounder, var: Var) -> Interval:
     return outward(*(end.reshape(var.shape) for end in bounder.every()))
 
 
+def _settled(below: Below, lost) -> Below:
+    """Returns the bounds with all that was lost taken from their offset."""
+    if lost is None:
+        return below
+    return below._replace(offset=lowered(below.offset, below.lost + lost))
+
+
 def _usable(below: Below) -> tuple[tuple[Any, ...], Any]:
     """Returns coefficients and offset; where one left its type or is NaN, no bound: coefficients 0, offset -inf."""
     flat = [c.reshape(c.shape[0], -1) for c in below.coeffs]
@@ -250,7 +280,9 @@ def linear_bounds_of(kind: Callable[..., Finish], context: Context, var: Var) ->
     finish = kind(context, var)
 
     def pairs(indices):
-        below, above = _both_signs(finish, *affine_rows(context, var, indices))
+        lost = context.losses()
+        rows = affine_rows(context, var, indices, lost)
+        below, above = (_settled(side, _sum(lost)) for side in _both_signs(finish, *rows))
         (low, offset), (high, other) = _usable(below), _usable(above)
         return low, offset, tuple(-c for c in high), -other
 
