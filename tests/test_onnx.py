@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import pathlib
 import subprocess
 import sys
 import time
@@ -485,3 +486,30 @@ def test_a_cast_to_the_type_that_a_value_has_is_none():
         x = jnp.full((1, 1, 3, 3), 1 + 1e-12)
         y, z = model.apply(variables, x)
     assert y.dtype == jnp.float64 and (np.asarray(y) > 10).all() and z.dtype == jnp.int32
+
+
+MEASURE = """
+import resource, test_onnx, test_vnnlib
+from jaxbound import onnx, vnnlib
+used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+cases = [(onnx.load, onnx.OnnxError, case) for case in test_onnx.WRONG.values()]
+cases += [(vnnlib.loads, vnnlib.VnnLibError, text) for text, _ in test_vnnlib.WRONG.values()]
+before = used()
+for load, error, case in cases:
+    try:
+        load(case)
+    except error:
+        continue
+    raise SystemExit("not refused")
+print(len(cases), used() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count other units")
+def test_what_is_wrong_needs_no_memory():
+    call = [sys.executable, "-c", MEASURE]
+    done = subprocess.run(
+        call, capture_output=True, text=True, check=True, cwd=pathlib.Path(__file__).parent
+    )
+    count, kilobytes = map(int, done.stdout.split())
+    assert count > 70 and kilobytes < 200_000

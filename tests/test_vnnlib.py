@@ -217,6 +217,18 @@ WRONG = {
     "too many digits": (text(1, 2, *UNIT, "(<= (+ (* 1.0000000001 Y_0) Y_1) 0)"), "more digits"),
     "nested": (text(1, 1) + "(assert " + "(and " * 100_000 + ")" * 100_001, "brackets within"),
     "open": ("(" * 100_000, "brackets within"),
+    "nested terms": (
+        text(1, 1, *UNIT, f"(<= {'(+ ' * 100_000} Y_0 {')' * 100_000} 1)"),
+        "brackets within",
+    ),
+    "endless product": (text(1, 1, *UNIT, f"(<= (* {'1e300 ' * 100_000}) Y_0)"), "binary digits"),
+    "endless sum": (
+        text(1, 1, *UNIT, f"(<= (+ {' '.join(f'(/ 1 {n})' for n in range(1, 30_000))}) Y_0)"),
+        "line 5: a number of this term has more than 4000 binary digits",
+    ),
+    "endless quotient": (text(1, 1, *UNIT, f"(<= (/ Y_0 {'7e99 ' * 100_000}) 1)"), "binary digits"),
+    "many names": ("".join(f"(declare-const X_{i} Real)" for i in range(50_000)), "Y_0"),
+    "zeros": ("\0" * 1_000_000, "outside of all brackets"),
     "explosion": (text(1, 1, *UNIT, *["(or (<= Y_0 1) (<= Y_0 2))"] * 40), "combinations"),
 }
 

@@ -13,6 +13,7 @@ from jaxbound.vnnlib._expressions import Expression, VnnLibError, expressions
 from jaxbound.vnnlib._second import HEADS, translated
 
 LONGEST = 400  # characters of a number, and the powers of ten it may have
+MOST_BITS = 4_000  # of the numerator or the denominator of what is computed
 MOST = 200_000  # alternatives of all `or` blocks, multiplied out
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -106,7 +107,9 @@ def disjuncts(expression: Expression, declared: set[str]) -> list[Conjunction]:
     if len(operands) != 2:
         raise expression.fails(f"{operator} takes two terms, not {len(operands)}")
     left, right = (linear(operand, expression, declared) for operand in operands)
-    difference = combined(left, right, -1) if operator == "<=" else combined(right, left, -1)
+    if operator == ">=":
+        left, right = right, left
+    difference = combined(left, right, -1, expression)
     bound = -difference.pop("", Fraction())
     atom = Atom({name: value for name, value in difference.items() if value}, bound)
     if atom.coefficients:
@@ -144,25 +147,28 @@ def linear(term, parent: Expression, declared: set[str]) -> dict[str, Fraction]:
         raise term.fails(f"{term.head[:40]!r} is not an operator of terms: those are +, -, *, /")
     first, *others = operands
     if term.head == "-" and not others:
-        return combined({}, first, -1)
+        return combined({}, first, -1, term)
     for other in others:
         if term.head in ("+", "-"):
-            first = combined(first, other, 1 if term.head == "+" else -1)
+            first = combined(first, other, 1 if term.head == "+" else -1, term)
         elif term.head == "*":
             first = product(first, other, term)
         else:
             divisor = product({"": Fraction(1)}, other, term)
             if set(divisor) - {""} or not divisor.get("", 0):
                 raise term.fails("a term is divided by what is not a constant, or by 0")
-            first = combined({}, first, 1 / divisor[""])
+            first = combined({}, first, 1 / divisor[""], term)
     return first
 
 
-def combined(first: dict, second: dict, factor) -> dict[str, Fraction]:
-    """Returns ``first + factor * second``."""
+def combined(first: dict, second: dict, factor, term: Expression) -> dict[str, Fraction]:
+    """Returns ``first + factor * second``, whose numbers do not grow without end."""
     found = dict(first)
     for name, value in second.items():
-        found[name] = found.get(name, 0) + factor * value
+        total = Fraction(found.get(name, 0) + factor * value)
+        if max(map(int.bit_length, total.as_integer_ratio())) > MOST_BITS:
+            raise term.fails(f"a number of this term has more than {MOST_BITS} binary digits")
+        found[name] = total
     return found
 
 
@@ -172,7 +178,7 @@ def product(first: dict, second: dict, term: Expression) -> dict[str, Fraction]:
         first, second = second, first
     if set(first) - {""}:
         raise term.fails("a product of two variables is not linear")
-    return combined({}, second, first.get("", Fraction()))
+    return combined({}, second, first.get("", Fraction()), term)
 
 
 def number(token: str, parent: Expression) -> Fraction:
