@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import pathlib
 import subprocess
 import sys
 import time
@@ -466,3 +467,49 @@ def test_the_package_does_not_import_it():
     code = "import sys, jaxbound, jaxbound.vnnlib; print('onnx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_cast_to_the_type_that_a_value_has_is_none():
+    """Also where the model is computed in float64, as to decide a property; other casts stay."""
+    text = """
+    net (float[1, 1, 3, 3] x) => (float[1, 1, 2, 2] y, int32[1, 1, 2, 2] z)
+    <float[1, 1, 2, 2] w = {1, 2, 3, 4}, bool c = {1}> {
+      f = Cast <to = 1> (x)
+      h = If (c) <then_branch = one () => (float[1, 1, 3, 3] a) { a = Cast <to = 1> (f) },
+                  else_branch = two () => (float[1, 1, 3, 3] b) { b = Identity (f) }>
+      y = Conv (h, w)
+      z = Cast <to = 6> (y)
+    }"""
+    model = jb_onnx.load(onnx.parser.parse_model(HEAD + text))
+    with jax.enable_x64(True):
+        variables = jax.tree.map(lambda w: w.astype(jnp.float64), model.variables)
+        x = jnp.full((1, 1, 3, 3), 1 + 1e-12)
+        y, z = model.apply(variables, x)
+    assert y.dtype == jnp.float64 and (np.asarray(y) > 10).all() and z.dtype == jnp.int32
+
+
+MEASURE = """
+import resource, test_onnx, test_vnnlib
+from jaxbound import onnx, vnnlib
+used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+cases = [(onnx.load, onnx.OnnxError, case) for case in test_onnx.WRONG.values()]
+cases += [(vnnlib.loads, vnnlib.VnnLibError, text) for text, _ in test_vnnlib.WRONG.values()]
+before = used()
+for load, error, case in cases:
+    try:
+        load(case)
+    except error:
+        continue
+    raise SystemExit("not refused")
+print(len(cases), used() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count other units")
+def test_what_is_wrong_needs_no_memory():
+    call = [sys.executable, "-c", MEASURE]
+    done = subprocess.run(
+        call, capture_output=True, text=True, check=True, cwd=pathlib.Path(__file__).parent
+    )
+    count, kilobytes = map(int, done.stdout.split())
+    assert count > 70 and kilobytes < 200_000
