@@ -38,7 +38,14 @@ class Violation:
         ]
 
 
-def verify(model, prop: Property, *, timeout: float = 60.0, **options) -> jb.Verdict:
+def verify(
+    model,
+    prop: Property,
+    *,
+    timeout: float = 60.0,
+    evaluate: Callable[..., Any] | None = None,
+    **options,
+) -> jb.Verdict:
     """Decides whether a network has a property: in every case, all clauses have a row that does not hold.
 
     Args:
@@ -46,6 +53,8 @@ def verify(model, prop: Property, *, timeout: float = 60.0, **options) -> jb.Ver
         size have one element.
       prop: the property, whose inputs are all inputs of the network, flat and one after the other.
       timeout: seconds for all cases together.
+      evaluate: a function of the network's inputs, as NumPy arrays, that computes its outputs to check a witness;
+        by default the model does.
       **options: as for `jaxbound.verify`, which decides each case.
 
     Returns:
@@ -69,6 +78,7 @@ def verify(model, prop: Property, *, timeout: float = 60.0, **options) -> jb.Ver
     started = time.monotonic()
     prop = prop.astype(jnp.result_type(*(value.dtype for value in model.inputs)))
     fn = Violation(model.apply, input_shapes(model, prop))
+    evaluate = evaluate or functools.partial(jax.jit(model.apply), model.variables)
     verdicts = []
     known = lower_bounds(model, prop.cases, fn)
     for i, case in enumerate(prop.cases):
@@ -77,7 +87,7 @@ def verify(model, prop: Property, *, timeout: float = 60.0, **options) -> jb.Ver
             verdicts.append(jb.Verdict("verified", None, known[i], stage, 0, 0, 0.0))
             continue
         left = timeout - (time.monotonic() - started)
-        verdicts.append(decided(model, prop, case, fn, left, options))
+        verdicts.append(decided(model, prop, case, fn, left, evaluate, options))
         if verdicts[-1].status == "falsified":
             break
     statuses = [verdict.status for verdict in verdicts]
@@ -123,7 +133,13 @@ def crown_bounds(fn: Violation, variables, rows, box):
 
 
 def decided(
-    model, prop: Property, case: Case, fn: Violation, timeout: float, options: dict[str, Any]
+    model,
+    prop: Property,
+    case: Case,
+    fn: Violation,
+    timeout: float,
+    evaluate: Callable[..., Any],
+    options: dict[str, Any],
 ) -> jb.Verdict:
     """Decides one case; what refutes it is an input that counts, with an output of the network itself."""
     clauses = case.limits.shape[0]
@@ -132,8 +148,7 @@ def decided(
     def refuted(x) -> list[Any] | None:
         x = np.clip(x, case.witnesses.lower, case.witnesses.upper)
         parts = fn.parts(x)
-        outputs = jax.jit(model.apply)(model.variables, *parts)
-        return parts if prop.violated(parts, outputs) else None
+        return parts if prop.violated(parts, evaluate(*parts)) else None
 
     if timeout <= 0:
         return jb.Verdict("unknown", None, *nothing)
