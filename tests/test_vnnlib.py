@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import sys
 import time
 from fractions import Fraction
 
@@ -398,3 +399,74 @@ def test_verify_checks_the_network():
 def test_without_time_nothing_is_claimed():
     prop = vnnlib.loads(text(2, 1, *SQUARE, "(>= Y_0 1.9)"))
     assert vnnlib.verify(Network(), prop, timeout=1e-9).status == "unknown"
+
+
+SECOND = """(vnnlib-version <2.0>)
+(declare-network net (declare-input X float32 [1, 2]) (declare-input Z float32 []) (declare-output Y {} [2, 2]))
+(assert (and (>= X[0,0] -0.1) (<= X[0,0] 0.1) (<= X[0,1] 1.0) (>= X[0,1] (- 1.0)))) ; a box
+(assert (and (<= Z 0.5) (>= Z 0.25)))
+(assert {})
+"""
+
+
+def second(formula: str, kind: str = "real", text: str = SECOND) -> vnnlib.Property:
+    pytest.importorskip("vnnlib")
+    return vnnlib.loads(text.format(kind, formula))
+
+
+def test_the_second_version_is_read():
+    """Arrays are flat, one after the other; numbers are exact."""
+    prop = second("(or (<= Y[1,0] (+ Y[0,1] (* 2.5 Y[1,1]) -3.0)) (== (- Y[0,0] 0.25) 1.0))")
+    assert (prop.inputs, prop.outputs) == (3, 4)
+    (exact,) = prop.exact
+    assert exact.upper == [Fraction(1, 10), 1, Fraction(1, 2)]
+    assert exact.lower == [Fraction(-1, 10), -1, Fraction(1, 4)]
+    assert rows(prop)[0][1] == [
+        [([0, -1, 1, -2.5], -3), ([0, -1, 1, -2.5], -3)],
+        [([1, 0, 0, 0], 1.25), ([-1, 0, 0, 0], -1.25)],
+    ]
+
+
+@pytest.mark.parametrize(
+    "formula, kind, reason",
+    [
+        ("(< Y[0,0] 1.0)", "real", "line 5: '<' is not an operator"),
+        ("(!= Y[0,0] 1.0)", "real", "line 5: '!=' is not an operator"),
+        ("(<= (* Y[0,0] Y[0,1]) 1.0)", "real", "line 5: a product of two variables"),
+        ("(<= Y[0,2] 1.0)", "real", "line 5: Index out of bounds"),
+        ("(<= Y[0,0] 1)", "int64", "Y has elements of I64"),
+        ("(<= Y[0,0]", "real", "line 5: this bracket is never closed"),
+        ("(<= W 1.0)", "real", "line 5: "),
+        ("(<= Y[0,0] 1.0 +)", "real", "syntax error"),
+        ("(and " * 100_000 + ")" * 100_000, "real", "brackets within"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_in_the_second_version_is_said(formula, kind, reason):
+    with pytest.raises(vnnlib.VnnLibError, match=reason):
+        second(formula, kind)
+
+
+@pytest.mark.parametrize(
+    "old, new, reason",
+    [
+        ("<2.0>", "<3.0>", "line 1: Incompatible VNNLib version"),
+        (" (declare-output", ' (declare-hidden H real [1] "h") (declare-output', "declare-hidden"),
+        (
+            "(assert (and (>=",
+            "(declare-network o (declare-input A real []) (declare-output B real []))\n(assert (and (>=",
+            "2 networks",
+        ),
+        ("[1, 2]", "[2000000000, 2]", "X_2 has no lower"),
+    ],
+)
+def test_what_is_not_supported_of_the_second_version_is_said(old, new, reason):
+    assert old in SECOND
+    with pytest.raises(vnnlib.VnnLibError, match=reason):
+        second("(<= Y[0,0] 1.0)", text=SECOND.replace(old, new, 1))
+
+
+def test_the_second_version_needs_a_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vnnlib", None)
+    with pytest.raises(vnnlib.VnnLibError, match=r"jaxbound\[vnnlib\]"):
+        vnnlib.loads(SECOND.format("real", "(<= Y[0,0] 1.0)"))
