@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxbound as jb
 from jaxbound import vnnlib
 from jaxbound.vnnlib._exact import rounded
 
@@ -380,6 +381,65 @@ def test_a_witness_that_does_not_count_is_none():
     """Only the end that is rounded outward is unsafe: the decimal box is not."""
     prop = vnnlib.loads(text(2, 1, *box((0, "0.1"), (0, 0)), "(>= Y_0 0.1000000001)"))
     assert vnnlib.verify(Network(), prop).status in ("unknown", "verified")
+
+
+def spied(monkeypatch, first=None):
+    """The boxes and limits that `jb.verify` is asked about; the first answer may be given."""
+    asked, decide = [], jb.verify
+
+    def verify(fn, variables, rows, box, **options):
+        asked.append((box, np.asarray(rows["limits"])))
+        if first is not None and len(asked) == 1:
+            nothing = np.array([-np.inf]), np.array(["attack"]), 0, 0, 0.0
+            return jb.Verdict("falsified", (variables, rows, first), *nothing)
+        return decide(fn, variables, rows, box, **options)
+
+    monkeypatch.setattr(jb, "verify", verify)
+    return asked
+
+
+def test_a_witness_that_misses_the_decimal_box_is_sought_inside(monkeypatch):
+    """The number above the end 0.1 is unsafe, the next one below is not; far inside there is another."""
+    prop = vnnlib.loads(
+        text(2, 1, *box((0, "0.1"), (0, 0)), "(or (>= Y_0 0.1000000001) (<= Y_0 0.01))")
+    )
+    (case,) = prop.cases
+    asked = spied(monkeypatch, np.array([case.box.upper[0], 0], np.float32))
+    found = vnnlib.verify(Network(), prop)
+    assert found.status == "falsified" and 0 <= found.witness[0, 0] <= 0.01
+    np.testing.assert_array_equal(asked[1][0].upper, case.witnesses.upper)
+    np.testing.assert_array_equal(asked[1][1], asked[0][1])
+
+
+def test_a_witness_that_misses_by_rounding_is_sought_further(monkeypatch):
+    """What evaluates the network may round otherwise, here by a tenth: the middle of the box is not unsafe then."""
+    asked, network, seen = spied(monkeypatch), Network(), []
+
+    def evaluate(x):
+        seen.append(np.asarray(x))
+        return np.asarray(network.apply(network.variables, x)) - np.float32(0.1)
+
+    prop = vnnlib.loads(text(2, 1, *box((0, 1), (0, 0)), "(>= Y_0 0.5)"))
+    found = vnnlib.verify(network, prop, evaluate=evaluate, attack=False)
+    assert found.status == "falsified" and found.witness[0, 0] >= 0.6
+    assert seen[0][0, 0] == 0.5 and len(asked) == 2
+    # Nothing is further than the greatest value.
+    prop = vnnlib.loads(text(2, 1, *box((0, 1), (0, 0)), "(>= Y_0 0.95)"))
+    assert vnnlib.verify(network, prop, evaluate=evaluate).status == "unknown"
+
+
+def test_a_point_is_decided_in_float64():
+    """A third is rounded to float32: its triple is a little above 1, which float32 does not show."""
+
+    class Triple(Network):
+        apply = staticmethod(lambda variables, x: x.reshape(1, 2)[:, :1] * 3.0)
+
+    third = np.float32(1) / np.float32(3)
+    assert third * np.float32(3) == 1 < 3 * float(third)
+    prop = vnnlib.loads(text(2, 1, *box((float(third),) * 2, (0, 0)), "(<= Y_0 1)"))
+    found = vnnlib.verify(Triple(), prop)
+    assert found.status == "verified" and found.lower > 0 and found.decided == "ibp"
+    assert found.open == 0
 
 
 def test_verify_of_a_point():

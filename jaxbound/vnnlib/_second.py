@@ -1,4 +1,4 @@
-"""Translates version 2.0 of the language, as the package `vnnlib` reads it, into expressions of version 1.0."""
+"""Turns version 2.0 of the language, as the package `vnnlib` reads it, into expressions of version 1.0."""
 
 from __future__ import annotations
 
