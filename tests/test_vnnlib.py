@@ -4,6 +4,7 @@ import gzip
 import itertools
 import sys
 import time
+from decimal import Decimal
 from fractions import Fraction
 
 import jax
@@ -429,17 +430,22 @@ def test_a_witness_that_misses_by_rounding_is_sought_further(monkeypatch):
 
 
 def test_a_point_is_decided_in_float64():
-    """A third is rounded to float32: its triple is a little above 1, which float32 does not show."""
+    """The triple of a rounded third is a little above 1, which float32 does not show."""
 
     class Triple(Network):
         apply = staticmethod(lambda variables, x: x.reshape(1, 2)[:, :1] * 3.0)
 
     third = np.float32(1) / np.float32(3)
-    assert third * np.float32(3) == 1 < 3 * float(third)
-    prop = vnnlib.loads(text(2, 1, *box((float(third),) * 2, (0, 0)), "(<= Y_0 1)"))
-    found = vnnlib.verify(Triple(), prop)
-    assert found.status == "verified" and found.lower > 0 and found.decided == "ibp"
-    assert found.open == 0
+    assert third * np.float32(3) == 1 < 1.00000001 < 3 * float(third)
+    for formula, status, stage in (
+        ("(>= Y_0 1.1)", "verified", "ibp"),
+        ("(>= Y_0 1)", "falsified", "attack"),
+        ("(>= Y_0 1.00000001)", "unknown", ""),
+    ):
+        prop = vnnlib.loads(text(2, 1, *box((Decimal(float(third)),) * 2, (0, 0)), formula))
+        found = vnnlib.verify(Triple(), prop)
+        assert (found.status, found.decided.tolist()) == (status, [stage])
+        assert (found.lower > 0) == (status == "verified") and found.open == (status == "unknown")
 
 
 def test_verify_of_a_point():

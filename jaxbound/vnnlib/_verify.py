@@ -174,7 +174,10 @@ class Decision:
             if again.witness is None:
                 break
             x = again.witness[-1]
-        return dataclasses.replace(found, status="unknown", witness=None, nodes=nodes)
+        decided = np.where(found.lower > 0, found.decided, "").astype("<U11")
+        return dataclasses.replace(
+            found, status="unknown", witness=None, decided=decided, nodes=nodes
+        )
 
     def asked(self, rows, box, timeout: float) -> jb.Verdict:
         args = self.model.variables, rows, box
@@ -208,18 +211,18 @@ class Decision:
                 *jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), given)
             )
             lower = np.asarray(found).max(-1)
-        if (lower > 0).all():
-            return self.ended("verified", lower, "ibp")
         witness, _ = self.checked(self.inside(x))
-        return self.ended("unknown" if witness is None else "falsified", lower, "attack", witness)
+        if witness is not None:
+            return self.ended("falsified", lower, "attack", witness)
+        return self.ended("verified" if (lower > 0).all() else "unknown", lower, "ibp")
 
     def ended(self, status: str, lower=None, stage: str = "", witness: Any = None) -> jb.Verdict:
         """Returns a verdict without a search."""
         clauses = self.case.limits.shape[0]
         lower = np.full(clauses, -np.inf) if lower is None else lower
-        shown = {"verified": lower > 0, "falsified": lower <= 0}.get(status, False)
-        decided = np.where(shown, stage, np.full(clauses, "", "<U11"))
-        return jb.Verdict(status, witness, lower, decided, 0, int((decided == "").sum()), 0.0)
+        decided = np.full(clauses, "" if status == "unknown" else stage, "<U11")
+        left = clauses if status == "unknown" else 0
+        return jb.Verdict(status, witness, lower, decided, 0, left, 0.0)
 
 
 def input_shapes(model, prop: Property) -> tuple[tuple[int, ...], ...]:
