@@ -12,8 +12,8 @@
 - `instances`: folders as of VNN-COMP, with an `instances.csv` of rows onnx,vnnlib,timeout. A second run continues
   where the first stopped.
 
-Each part writes itself to `verification.json`, after every instance, and leaves the others there.
-`instances` also writes `verification.png`.
+Each part writes itself to `verification.json`, and leaves the others there: `instances` after a benchmark, with
+its answers in `BENCHMARK.csv`, witnesses in `witnesses/`, and `verification.png`; the others after every question.
 """
 
 import argparse
@@ -145,27 +145,35 @@ def run_random(args: argparse.Namespace, save: Callable[[dict], None], console: 
 
 
 def run_instances(args: argparse.Namespace, save: Callable[[dict], None], console: Console) -> None:
-    """Runs the instances of all folders that have no record yet."""
+    """Runs the instances of all folders that have no answer yet, as `jaxbound verify --instances` does."""
     import _verification_instances as files
 
-    part = {"machine": machine(), "records": []} | ({} if args.anew else args.known)
-    records = part["records"]
-    with bar(console) as progress:
-        for folder in args.folder:
-            chosen = files.instances(folder, args.timeout)
-            task = progress.add_task(folder.name, total=len(chosen))
-            for record in files.run(folder, chosen, records):
+    from jaxbound._command import instances, results
+
+    part: dict[str, Any] = {"machine": machine(), "records": []} | args.known
+    for folder in args.folder:
+        name = folder.absolute().name
+        chosen = instances.read_instances(folder / "instances.csv", args.timeout)
+        path, witnesses = args.out / f"{name}.csv", args.out / "witnesses" / name
+        if args.anew:
+            path.unlink(missing_ok=True)
+        with bar(console) as progress:
+            task = progress.add_task(name, total=len(chosen))
+            for row in instances.run_instances(chosen, path, witnesses):
                 progress.advance(task)
-                if record is None:
-                    continue
-                save(part | {"summary": files.summary(records)})
-                line = f"{record['onnx']} {record['vnnlib']}: {record['verdict']}"
-                line += " contradicts the file" if files.contradicts(record) else ""
-                line += f" in {record['seconds']:.1f} s {record.get('error', '')}"
-                progress.console.print(line.rstrip(), highlight=False, markup=False)
-    if records:
-        console.print(table(files.summary(records)))
-        files.picture(records, args.out / "verification.png")
+                if row is not None:
+                    line = f"{row['onnx']} {row['vnnlib']}: {row['verdict']} in {row['seconds']} s"
+                    line = f"{line} {row['note']}".rstrip()
+                    progress.console.print(line, highlight=False, markup=False)
+        mine = files.records(chosen, results.read_results(path), witnesses)
+        part["records"] = [r for r in part["records"] if r["benchmark"] != name] + mine
+        save(part | {"summary": files.summary(part["records"])})
+        for record in (record for record in mine if record["wrong"]):
+            line = f"{record['onnx']} {record['vnnlib']}: {record['verdict']} {record['wrong']}"
+            console.print(line, highlight=False, markup=False)
+    if part["records"]:
+        console.print(table(files.summary(part["records"])))
+        files.picture(part["records"], args.out / "verification.png")
 
 
 def bar(console: Console) -> Progress:
@@ -195,7 +203,7 @@ def make_parser() -> argparse.ArgumentParser:
         part.add_argument("--timeout", type=float, default=60, help="seconds a question")
     part = parts.add_parser("instances")
     part.add_argument("--folder", nargs="+", type=Path, required=True)
-    part.add_argument("--timeout", type=float, default=np.inf, help="at most so many seconds each")
+    part.add_argument("--timeout", type=float, help="seconds each, instead of those of the files")
     part.add_argument("--anew", action="store_true", help="forget what earlier runs decided")
     for part in parts.choices.values():
         part.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -205,7 +213,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     parser = make_parser()
     args = parser.parse_args()
-    if not args.timeout > 0:
+    if args.timeout is not None and not args.timeout > 0:
         parser.error(f"--timeout is {args.timeout}; expected a number > 0")
     path = args.out / "verification.json"
     report = json.loads(path.read_text()) if path.is_file() else {}

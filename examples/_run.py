@@ -61,13 +61,6 @@ def parse(
     return make_parser(preset, description).parse_args(arguments)
 
 
-def keep_compiled_programs() -> None:
-    """A second run starts in seconds; the user's own choice (JAX_COMPILATION_CACHE_DIR) stays."""
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "jaxbound"))
-
-
 def choose(args: argparse.Namespace, console: Console) -> tuple[str, Preset, _data.Data]:
     """Preset and data; the digits where nothing was asked for and nothing can be had."""
     name = args.preset or args.default
@@ -204,7 +197,7 @@ class Trained(NamedTuple):
 
 def trained(args: argparse.Namespace, console: Console) -> Trained:
     """Opens a run, trains, and keeps the chosen weights."""
-    keep_compiled_programs()
+    jb.keep_compiled_programs()
     started = time.monotonic()
     name, recipe, data = choose(args, console)
     out = args.out or os.path.join("runs", f"{name}-{data.name}-{args.seed}")

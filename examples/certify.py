@@ -23,6 +23,8 @@ from _run import METHODS
 from rich.console import Console
 from rich.table import Table
 
+import jaxbound as jb
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -53,7 +55,7 @@ def load(run: str, data_dir: str | None, load_data=_data.load):
 
 def main(arguments: list[str] | None = None) -> None:
     args, console = parse(arguments), Console()
-    _run.keep_compiled_programs()
+    jb.keep_compiled_programs()
     run = args.run or os.path.join("runs", "smoke-digits-0")
     if args.run is None and not os.path.exists(os.path.join(run, "results.json")):
         _run.main(["--preset", "smoke", "--out", run, "--overwrite"])

@@ -12,6 +12,7 @@ from jaxbound._bounds.linear import concretize as concretize
 from jaxbound._bounds.polytopes import Polytope as Polytope
 from jaxbound._bounds.polytopes import polytope as polytope
 from jaxbound._bounds.regions import Region as Region
+from jaxbound._cache import keep_compiled_programs as keep_compiled_programs
 from jaxbound._decide.question import Verdict as Verdict
 from jaxbound._decide.verify import verify as verify
 from jaxbound._methods.capacity import capacities as capacities

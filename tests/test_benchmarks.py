@@ -230,17 +230,20 @@ def test_verification_of_files(run, verification, tmp_path, capsys):
 
     part = run(verification, "instances", "--folder", str(folder))["instances"]
     (line,) = part["summary"]
-    assert line["verified"] == line["falsified"] == line["unknown"] == line["errors"] == 1
-    assert (
-        line["contradictions"] == 1 and "false.vnnlib: falsified contra" in capsys.readouterr().out
-    )
+    assert line["unsat"] == line["sat"] == line["error"] == line["wrong"] == 1
+    assert "false.vnnlib: sat contradicts the file" in capsys.readouterr().out
     assert (tmp_path / "verification.png").read_bytes().startswith(b"\x89PNG")
+    (witness,) = (tmp_path / "witnesses" / "small").iterdir()
 
     (folder / "none.vnnlib").write_text(PROPERTY.format(2))
     (folder / "instances.csv").write_text("\n".join(rows[1:]))  # without names
     again = run(verification, "instances", "--folder", str(folder))["instances"]
-    assert again["records"][:1] == part["records"][:1]
-    assert again["summary"][0]["verified"] == 2 and again["summary"][0]["errors"] == 0
+    assert again["records"][0] == part["records"][0] | {"expected": ""}
+    assert again["summary"][0]["unsat"] == 2 and not again["summary"][0]["wrong"]
+
+    witness.write_text("sat\n((X_0 -0.5)\n (Y_0 0.5))")
+    again = run(verification, "instances", "--folder", str(folder))["instances"]
+    assert again["records"][1]["wrong"] == "the witness does not violate the property"
 
 
 def test_operations_count_every_turn_of_a_loop(monkeypatch):

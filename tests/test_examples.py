@@ -204,19 +204,6 @@ def test_another_run_is_neither_continued_nor_lost(tmp_path):
     assert (tmp_path / "results.json").exists()
 
 
-def test_compiled_programs_are_kept(monkeypatch):
-    """In the user's cache, unless another one is chosen."""
-    chosen = jax.config.jax_compilation_cache_dir
-    example.keep_compiled_programs()
-    assert jax.config.jax_compilation_cache_dir == chosen is not None
-    found = {}
-    monkeypatch.setattr(jax.config, "update", found.__setitem__)
-    monkeypatch.setattr(type(jax.config), "jax_compilation_cache_dir", None)
-    monkeypatch.setenv("XDG_CACHE_HOME", "somewhere")
-    example.keep_compiled_programs()
-    assert found == {"jax_compilation_cache_dir": os.path.join("somewhere", "jaxbound")}
-
-
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(npz, tmp_path):
     data, checkpoints = _data.load("cifar10", npz), _train.Checkpoints(str(tmp_path / "c"))
     good = dataclasses.replace(

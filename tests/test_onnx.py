@@ -466,3 +466,22 @@ def test_the_package_does_not_import_it():
     code = "import sys, jaxbound, jaxbound.vnnlib; print('onnx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_cast_to_the_type_that_a_value_has_is_none():
+    """Also where the model is computed in float64, as to decide a property; other casts stay."""
+    text = """
+    net (float[1, 1, 3, 3] x) => (float[1, 1, 2, 2] y, int32[1, 1, 2, 2] z)
+    <float[1, 1, 2, 2] w = {1, 2, 3, 4}, bool c = {1}> {
+      f = Cast <to = 1> (x)
+      h = If (c) <then_branch = one () => (float[1, 1, 3, 3] a) { a = Cast <to = 1> (f) },
+                  else_branch = two () => (float[1, 1, 3, 3] b) { b = Identity (f) }>
+      y = Conv (h, w)
+      z = Cast <to = 6> (y)
+    }"""
+    model = jb_onnx.load(onnx.parser.parse_model(HEAD + text))
+    with jax.enable_x64(True):
+        variables = jax.tree.map(lambda w: w.astype(jnp.float64), model.variables)
+        x = jnp.full((1, 1, 3, 3), 1 + 1e-12)
+        y, z = model.apply(variables, x)
+    assert y.dtype == jnp.float64 and (np.asarray(y) > 10).all() and z.dtype == jnp.int32

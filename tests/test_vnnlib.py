@@ -2,7 +2,9 @@
 
 import gzip
 import itertools
+import sys
 import time
+from decimal import Decimal
 from fractions import Fraction
 
 import jax
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxbound as jb
 from jaxbound import vnnlib
 from jaxbound.vnnlib._exact import rounded
 
@@ -381,6 +384,70 @@ def test_a_witness_that_does_not_count_is_none():
     assert vnnlib.verify(Network(), prop).status in ("unknown", "verified")
 
 
+def spied(monkeypatch, first=None):
+    """The boxes and limits that `jb.verify` is asked about; the first answer may be given."""
+    asked, decide = [], jb.verify
+
+    def verify(fn, variables, rows, box, **options):
+        asked.append((box, np.asarray(rows["limits"])))
+        if first is not None and len(asked) == 1:
+            nothing = np.array([-np.inf]), np.array(["attack"]), 0, 0, 0.0
+            return jb.Verdict("falsified", (variables, rows, first), *nothing)
+        return decide(fn, variables, rows, box, **options)
+
+    monkeypatch.setattr(jb, "verify", verify)
+    return asked
+
+
+def test_a_witness_that_misses_the_decimal_box_is_sought_inside(monkeypatch):
+    """The number above the end 0.1 is unsafe, the next one below is not; far inside there is another."""
+    prop = vnnlib.loads(
+        text(2, 1, *box((0, "0.1"), (0, 0)), "(or (>= Y_0 0.1000000001) (<= Y_0 0.01))")
+    )
+    (case,) = prop.cases
+    asked = spied(monkeypatch, np.array([case.box.upper[0], 0], np.float32))
+    found = vnnlib.verify(Network(), prop)
+    assert found.status == "falsified" and 0 <= found.witness[0, 0] <= 0.01
+    np.testing.assert_array_equal(asked[1][0].upper, case.witnesses.upper)
+    np.testing.assert_array_equal(asked[1][1], asked[0][1])
+
+
+def test_a_witness_that_misses_by_rounding_is_sought_further(monkeypatch):
+    """What evaluates the network may round otherwise, here by a tenth: the middle of the box is not unsafe then."""
+    asked, network, seen = spied(monkeypatch), Network(), []
+
+    def evaluate(x):
+        seen.append(np.asarray(x))
+        return np.asarray(network.apply(network.variables, x)) - np.float32(0.1)
+
+    prop = vnnlib.loads(text(2, 1, *box((0, 1), (0, 0)), "(>= Y_0 0.5)"))
+    found = vnnlib.verify(network, prop, evaluate=evaluate, attack=False)
+    assert found.status == "falsified" and found.witness[0, 0] >= 0.6
+    assert seen[0][0, 0] == 0.5 and len(asked) == 2
+    # Nothing is further than the greatest value.
+    prop = vnnlib.loads(text(2, 1, *box((0, 1), (0, 0)), "(>= Y_0 0.95)"))
+    assert vnnlib.verify(network, prop, evaluate=evaluate).status == "unknown"
+
+
+def test_a_point_is_decided_in_float64():
+    """The triple of a rounded third is a little above 1, which float32 does not show."""
+
+    class Triple(Network):
+        apply = staticmethod(lambda variables, x: x.reshape(1, 2)[:, :1] * 3.0)
+
+    third = np.float32(1) / np.float32(3)
+    assert third * np.float32(3) == 1 < 1.00000001 < 3 * float(third)
+    for formula, status, stage in (
+        ("(>= Y_0 1.1)", "verified", "ibp"),
+        ("(>= Y_0 1)", "falsified", "attack"),
+        ("(>= Y_0 1.00000001)", "unknown", ""),
+    ):
+        prop = vnnlib.loads(text(2, 1, *box((Decimal(float(third)),) * 2, (0, 0)), formula))
+        found = vnnlib.verify(Triple(), prop)
+        assert (found.status, found.decided.tolist()) == (status, [stage])
+        assert (found.lower > 0) == (status == "verified") and found.open == (status == "unknown")
+
+
 def test_verify_of_a_point():
     for limit, status in (("0.75", "falsified"), ("0.8", "verified")):
         prop = vnnlib.loads(text(2, 1, *box((0.5, 0.5), (-0.25, -0.25)), f"(>= Y_0 {limit})"))
@@ -398,3 +465,74 @@ def test_verify_checks_the_network():
 def test_without_time_nothing_is_claimed():
     prop = vnnlib.loads(text(2, 1, *SQUARE, "(>= Y_0 1.9)"))
     assert vnnlib.verify(Network(), prop, timeout=1e-9).status == "unknown"
+
+
+SECOND = """(vnnlib-version <2.0>)
+(declare-network net (declare-input X float32 [1, 2]) (declare-input Z float32 []) (declare-output Y {} [2, 2]))
+(assert (and (>= X[0,0] -0.1) (<= X[0,0] 0.1) (<= X[0,1] 1.0) (>= X[0,1] (- 1.0)))) ; a box
+(assert (and (<= Z 0.5) (>= Z 0.25)))
+(assert {})
+"""
+
+
+def second(formula: str, kind: str = "real", text: str = SECOND) -> vnnlib.Property:
+    pytest.importorskip("vnnlib")
+    return vnnlib.loads(text.format(kind, formula))
+
+
+def test_the_second_version_is_read():
+    """Arrays are flat, one after the other; numbers are exact."""
+    prop = second("(or (<= Y[1,0] (+ Y[0,1] (* 2.5 Y[1,1]) -3.0)) (== (- Y[0,0] 0.25) 1.0))")
+    assert (prop.inputs, prop.outputs) == (3, 4)
+    (exact,) = prop.exact
+    assert exact.upper == [Fraction(1, 10), 1, Fraction(1, 2)]
+    assert exact.lower == [Fraction(-1, 10), -1, Fraction(1, 4)]
+    assert rows(prop)[0][1] == [
+        [([0, -1, 1, -2.5], -3), ([0, -1, 1, -2.5], -3)],
+        [([1, 0, 0, 0], 1.25), ([-1, 0, 0, 0], -1.25)],
+    ]
+
+
+@pytest.mark.parametrize(
+    "formula, kind, reason",
+    [
+        ("(< Y[0,0] 1.0)", "real", "line 5: '<' is not an operator"),
+        ("(!= Y[0,0] 1.0)", "real", "line 5: '!=' is not an operator"),
+        ("(<= (* Y[0,0] Y[0,1]) 1.0)", "real", "line 5: a product of two variables"),
+        ("(<= Y[0,2] 1.0)", "real", "line 5: Index out of bounds"),
+        ("(<= Y[0,0] 1)", "int64", "Y has elements of I64"),
+        ("(<= Y[0,0]", "real", "line 5: this bracket is never closed"),
+        ("(<= W 1.0)", "real", "line 5: "),
+        ("(<= Y[0,0] 1.0 +)", "real", "syntax error"),
+        ("(and " * 100_000 + ")" * 100_000, "real", "brackets within"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_in_the_second_version_is_said(formula, kind, reason):
+    with pytest.raises(vnnlib.VnnLibError, match=reason):
+        second(formula, kind)
+
+
+@pytest.mark.parametrize(
+    "old, new, reason",
+    [
+        ("<2.0>", "<3.0>", "line 1: Incompatible VNNLib version"),
+        (" (declare-output", ' (declare-hidden H real [1] "h") (declare-output', "declare-hidden"),
+        (
+            "(assert (and (>=",
+            "(declare-network o (declare-input A real []) (declare-output B real []))\n(assert (and (>=",
+            "2 networks",
+        ),
+        ("[1, 2]", "[2000000000, 2]", "X_2 has no lower"),
+    ],
+)
+def test_what_is_not_supported_of_the_second_version_is_said(old, new, reason):
+    assert old in SECOND
+    with pytest.raises(vnnlib.VnnLibError, match=reason):
+        second("(<= Y[0,0] 1.0)", text=SECOND.replace(old, new, 1))
+
+
+def test_the_second_version_needs_a_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vnnlib", None)
+    with pytest.raises(vnnlib.VnnLibError, match=r"jaxbound\[vnnlib\]"):
+        vnnlib.loads(SECOND.format("real", "(<= Y[0,0] 1.0)"))

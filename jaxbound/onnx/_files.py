@@ -57,8 +57,11 @@ def load(source: str | os.PathLike | bytes | onnx.ModelProto) -> Model:
         if proto.functions:
             proto = inliner.inline_local_functions(proto)
             refuse(proto, opset)
-        shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-        graph = graph_from_proto(proto.graph, opset)
+        inferred = shape_inference.infer_shapes(
+            proto, check_type=True, strict_mode=True, data_prop=True
+        )
+        drop_casts(inferred.graph, {})
+        graph = graph_from_proto(inferred.graph, opset)
     except (checker.ValidationError, shape_inference.InferenceError, ValueError) as error:
         raise OnnxError(f"the model is not valid: {error}") from None
     given = {value.name: described(value) for value in proto.graph.input}
@@ -95,6 +98,21 @@ def all_nodes(graph: onnx.GraphProto):
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield from all_nodes(attribute.g)
+
+
+def drop_casts(graph: onnx.GraphProto, outer: dict[str, int]) -> None:
+    """Makes casts to the type that a value has already identities, in any type in which the model is computed later."""
+    stated = itertools.chain(graph.input, graph.value_info, graph.output)
+    types = outer | {value.name: value.type.tensor_type.elem_type for value in stated}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        given = {attribute.name: attribute for attribute in node.attribute}
+        if node.op_type == "Cast" and types.get(node.input[0]) == given["to"].i:
+            node.op_type = "Identity"
+            del node.attribute[:]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                drop_casts(attribute.g, types)
 
 
 def opset_of(proto: onnx.ModelProto) -> int:

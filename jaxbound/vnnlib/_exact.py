@@ -9,7 +9,8 @@ from fractions import Fraction
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbound.vnnlib._reader import Atom, Conjunction, VnnLibError
+from jaxbound.vnnlib._expressions import VnnLibError
+from jaxbound.vnnlib._reader import Atom, Conjunction
 
 Ends = dict[str, tuple[Fraction | None, Fraction | None]]
 

@@ -21,7 +21,8 @@ from jaxbound.vnnlib._exact import (
     scaled,
     witness_ends,
 )
-from jaxbound.vnnlib._reader import VnnLibError, read
+from jaxbound.vnnlib._expressions import VnnLibError
+from jaxbound.vnnlib._reader import read
 
 LARGEST_FILE = 2**30  # bytes, unpacked
 
@@ -154,7 +155,7 @@ def load(path: str | os.PathLike, *, dtype=None) -> Property:
     """Reads a property from a file, which may be packed by gzip.
 
     Args:
-      path: a file in VNN-LIB 1.0.
+      path: a file in VNN-LIB 1.0, or 2.0 if the package vnnlib is installed (of one network).
       dtype: of the arrays, by default JAX's default.
 
     Raises:

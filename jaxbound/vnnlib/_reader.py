@@ -1,4 +1,4 @@
-"""Reads the text of a property: S-expressions, and their formula as a disjunction of conjunctions of inequalities."""
+"""Reads the text of a property: its formula as a disjunction of conjunctions of inequalities."""
 
 from __future__ import annotations
 
@@ -9,33 +9,15 @@ import math
 import re
 from fractions import Fraction
 
-DEEPEST = 100  # brackets within brackets
+from jaxbound.vnnlib._expressions import Expression, VnnLibError, expressions
+from jaxbound.vnnlib._second import HEADS, translated
+
 LONGEST = 400  # characters of a number, and the powers of ten it may have
 MOST = 200_000  # alternatives of all `or` blocks, multiplied out
 
-TOKEN = re.compile(r"[()]|[^\s()]+")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 VARIABLE = re.compile(r"([XY])_(0|[1-9]\d{0,8})")
 SILENT = {"set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"}
-
-
-class VnnLibError(ValueError):
-    """Tells what is wrong with a property, and in which line."""
-
-
-class Expression(list):
-    """Holds what stands between two brackets, and the line of the first."""
-
-    def __init__(self, line: int):
-        super().__init__()
-        self.line = line
-
-    @property
-    def head(self) -> str:
-        return self[0] if self and isinstance(self[0], str) else ""
-
-    def fails(self, reason: str) -> VnnLibError:
-        return VnnLibError(f"line {self.line}: {reason}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,49 +35,35 @@ class Atom:
 Conjunction = list[Atom]
 
 
-def expressions(text: str):
-    """Yields the outermost expressions of a text."""
-    open_ones: list[Expression] = []
-    for line, content in enumerate(text.splitlines(), 1):
-        for token in TOKEN.findall(content.partition(";")[0]):
-            if token == "(":
-                open_ones.append(Expression(line))
-                if len(open_ones) > DEEPEST:
-                    raise VnnLibError(f"line {line}: more than {DEEPEST} brackets within brackets")
-            elif not open_ones:
-                raise VnnLibError(f"line {line}: {token[:40]!r} outside of all brackets")
-            elif token == ")":
-                closed = open_ones.pop()
-                if not open_ones:
-                    yield closed
-                else:
-                    open_ones[-1].append(closed)
-            else:
-                open_ones[-1].append(token)
-    if open_ones:
-        raise open_ones[0].fails("this bracket is never closed")
-
-
 def read(text: str) -> tuple[int, int, Conjunction, list[Conjunction]]:
     """Returns the numbers of inputs and outputs, what always holds, and the alternatives beyond it."""
+    found = list(expressions(text))
+    if any(expression.head in HEADS for expression in found):
+        inputs, outputs, declared, asserted = translated(text)
+    else:
+        inputs, outputs, declared, asserted = first_version(found)
+    if not asserted:
+        raise VnnLibError("the property asserts nothing")
+    return inputs, outputs, *conjunction([disjuncts(formula, declared) for formula in asserted])
+
+
+def first_version(found: list[Expression]) -> tuple[int, int, set[str], list[Expression]]:
+    """Returns the numbers of inputs and outputs, their names, and the formulas of a text of version 1.0."""
     declared: set[str] = set()
-    formulas = []
-    for expression in expressions(text):
+    asserted = []
+    for expression in found:
         match expression.head:
             case "declare-const":
                 declare(expression, declared)
             case "assert" if len(expression) == 2 and isinstance(expression[1], Expression):
-                formulas.append(disjuncts(expression[1], declared))
+                asserted.append(expression[1])
             case "assert":
                 raise expression.fails("assert takes one formula")
             case head if head not in SILENT:
                 raise expression.fails(
                     f"{head[:40]!r} is not a command of VNN-LIB 1.0 (declare-const, assert)"
                 )
-    inputs, outputs = (contiguous(declared, letter) for letter in "XY")
-    if not formulas:
-        raise VnnLibError("the property asserts nothing")
-    return inputs, outputs, *conjunction(formulas)
+    return contiguous(declared, "X"), contiguous(declared, "Y"), declared, asserted
 
 
 def declare(expression: Expression, declared: set[str]) -> None:

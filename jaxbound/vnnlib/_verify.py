@@ -17,6 +17,7 @@ import jaxbound as jb
 from jaxbound.vnnlib._property import Case, Property, violation
 
 AT_ONCE = 64  # cases that are bounded together
+TRIES = 4  # witnesses that are checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,14 @@ class Violation:
         ]
 
 
-def verify(model, prop: Property, *, timeout: float = 60.0, **options) -> jb.Verdict:
+def verify(
+    model,
+    prop: Property,
+    *,
+    timeout: float = 60.0,
+    evaluate: Callable[..., Any] | None = None,
+    **options,
+) -> jb.Verdict:
     """Decides whether a network has a property: in every case, all clauses have a row that does not hold.
 
     Args:
@@ -46,6 +54,8 @@ def verify(model, prop: Property, *, timeout: float = 60.0, **options) -> jb.Ver
         size have one element.
       prop: the property, whose inputs are all inputs of the network, flat and one after the other.
       timeout: seconds for all cases together.
+      evaluate: a function of the network's inputs, as NumPy arrays, that computes its outputs to check a witness;
+        by default the model does.
       **options: as for `jaxbound.verify`, which decides each case.
 
     Returns:
@@ -69,6 +79,7 @@ def verify(model, prop: Property, *, timeout: float = 60.0, **options) -> jb.Ver
     started = time.monotonic()
     prop = prop.astype(jnp.result_type(*(value.dtype for value in model.inputs)))
     fn = Violation(model.apply, input_shapes(model, prop))
+    evaluate = evaluate or functools.partial(jax.jit(model.apply), model.variables)
     verdicts = []
     known = lower_bounds(model, prop.cases, fn)
     for i, case in enumerate(prop.cases):
@@ -77,7 +88,7 @@ def verify(model, prop: Property, *, timeout: float = 60.0, **options) -> jb.Ver
             verdicts.append(jb.Verdict("verified", None, known[i], stage, 0, 0, 0.0))
             continue
         left = timeout - (time.monotonic() - started)
-        verdicts.append(decided(model, prop, case, fn, left, options))
+        verdicts.append(Decision(model, prop, case, fn, evaluate, options).verdict(left))
         if verdicts[-1].status == "falsified":
             break
     statuses = [verdict.status for verdict in verdicts]
@@ -122,32 +133,96 @@ def crown_bounds(fn: Violation, variables, rows, box):
     return jb.crown(jax.vmap(fn, (None, 0, 0)), variables, rows, box).lower
 
 
-def decided(
-    model, prop: Property, case: Case, fn: Violation, timeout: float, options: dict[str, Any]
-) -> jb.Verdict:
+@dataclasses.dataclass(frozen=True)
+class Decision:
     """Decides one case; what refutes it is an input that counts, with an output of the network itself."""
-    clauses = case.limits.shape[0]
-    nothing = (np.full(clauses, -np.inf), np.full(clauses, "", "<U11"), 0, clauses, 0.0)
 
-    def refuted(x) -> list[Any] | None:
-        x = np.clip(x, case.witnesses.lower, case.witnesses.upper)
-        parts = fn.parts(x)
-        outputs = jax.jit(model.apply)(model.variables, *parts)
-        return parts if prop.violated(parts, outputs) else None
+    model: Any
+    prop: Property
+    case: Case
+    fn: Violation
+    evaluate: Callable[..., Any]
+    options: dict[str, Any]
 
-    if timeout <= 0:
-        return jb.Verdict("unknown", None, *nothing)
-    if (case.box.lower == case.box.upper).all():
-        witness = refuted(case.box.lower)
-        found = jb.Verdict("verified" if witness is None else "falsified", None, *nothing)
-    else:
-        args = model.variables, case.rows, case.box
-        found = jb.verify(fn, *args, any_axis=-1, timeout=timeout, **options)
-        witness = refuted(found.witness[-1]) if found.witness is not None else None
-    if witness is None:
-        status = "unknown" if found.status == "falsified" else found.status
-        return dataclasses.replace(found, status=status, witness=None)
-    return dataclasses.replace(found, witness=witness[0] if len(witness) == 1 else tuple(witness))
+    def verdict(self, timeout: float) -> jb.Verdict:
+        """Returns the verdict; a witness is in the shapes of the network's inputs."""
+        started, box = time.monotonic(), self.case.box
+        if timeout <= 0:
+            return self.ended("unknown")
+        if (box.lower == box.upper).all():
+            return self.evaluated()
+        found = self.asked(self.case.rows, box, timeout)
+        if found.witness is None:
+            return found
+        x, nodes, beyond = found.witness[-1], found.nodes, 0.0
+        for _ in range(TRIES):
+            inside = self.inside(x)
+            witness, missing = self.checked(inside)
+            if witness is not None:
+                return dataclasses.replace(found, witness=witness, nodes=nodes)
+            # What misses the decimal box is sought inside; what misses by rounding, further beyond the limits.
+            beyond = max(beyond, 2 * missing if (inside == x).all() else 0.0)
+            left = timeout - (time.monotonic() - started)
+            inner = self.case.witnesses
+            if left <= 0 or not np.isfinite(beyond) or (inner.lower == inner.upper).all():
+                break
+            rows = self.case.rows | {
+                "limits": self.case.limits - self.case.limits.dtype.type(beyond)
+            }
+            again = self.asked(rows, inner, left)
+            nodes += again.nodes
+            if again.witness is None:
+                break
+            x = again.witness[-1]
+        decided = np.where(found.lower > 0, found.decided, "").astype("<U11")
+        return dataclasses.replace(
+            found, status="unknown", witness=None, decided=decided, nodes=nodes
+        )
+
+    def asked(self, rows, box, timeout: float) -> jb.Verdict:
+        args = self.model.variables, rows, box
+        return jb.verify(self.fn, *args, any_axis=-1, timeout=timeout, **self.options)
+
+    def inside(self, x) -> np.ndarray:
+        """Returns the input that counts and lies next to another."""
+        return np.clip(x, self.case.witnesses.lower, self.case.witnesses.upper)
+
+    def checked(self, x) -> tuple[Any, float]:
+        """Returns the network's input if it refutes the property, else None; and by how much it misses that."""
+        parts = self.fn.parts(x)
+        outputs = self.evaluate(*parts)
+        if self.prop.violated(parts, outputs):
+            return parts[0] if len(parts) == 1 else tuple(parts), 0.0
+        rows = jax.tree.map(lambda x: np.asarray(x, np.float64), self.case.rows)
+        y = np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in jax.tree.leaves(outputs)])
+        value = rows["outputs"] @ y - rows["limits"]
+        size = np.abs(rows["outputs"]) @ np.abs(y) + np.abs(rows["limits"])
+        if "inputs" in rows:
+            value = value + rows["inputs"] @ x.astype(np.float64)
+            size = size + np.abs(rows["inputs"]) @ np.abs(x.astype(np.float64))
+        return None, max(value.max(-1).min(), size.max() * jnp.finfo(x.dtype).eps)
+
+    def evaluated(self) -> jb.Verdict:
+        """Returns the verdict on a single input."""
+        x = self.case.box.lower
+        with jax.enable_x64(True):
+            given = (self.model.variables, self.case.rows, x)
+            found = jax.jit(self.fn)(
+                *jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), given)
+            )
+            lower = np.asarray(found).max(-1)
+        witness, _ = self.checked(self.inside(x))
+        if witness is not None:
+            return self.ended("falsified", lower, "attack", witness)
+        return self.ended("verified" if (lower > 0).all() else "unknown", lower, "ibp")
+
+    def ended(self, status: str, lower=None, stage: str = "", witness: Any = None) -> jb.Verdict:
+        """Returns a verdict without a search."""
+        clauses = self.case.limits.shape[0]
+        lower = np.full(clauses, -np.inf) if lower is None else lower
+        decided = np.full(clauses, "" if status == "unknown" else stage, "<U11")
+        left = clauses if status == "unknown" else 0
+        return jb.Verdict(status, witness, lower, decided, 0, left, 0.0)
 
 
 def input_shapes(model, prop: Property) -> tuple[tuple[int, ...], ...]:
