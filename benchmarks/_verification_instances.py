@@ -57,7 +57,8 @@ def replayed(instance: Instance, path: Path) -> str:
     evaluator = onnx.reference.ReferenceEvaluator(model)
     types = {value.name: value.type.tensor_type for value in model.graph.input}
     given, dtype = {}, np.float32
-    for name in evaluator.input_names:
+    constants = {tensor.name for tensor in model.graph.initializer}  # old files list them as inputs
+    for name in (name for name in evaluator.input_names if name not in constants):
         shape = [size.dim_value or 1 for size in types[name].shape.dim]
         dtype = onnx.helper.tensor_dtype_to_np_dtype(types[name].elem_type)
         size = int(np.prod(shape))

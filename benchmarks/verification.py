@@ -2,6 +2,7 @@
 
     python benchmarks/verification.py exact --networks dense max-pool --count 20
     python benchmarks/verification.py planted --count 50
+    python benchmarks/verification.py networks --data-dir ~/tensorflow_datasets --count 100
     python benchmarks/verification.py instances --folder ~/vnncomp/benchmarks/acasxu ~/vnncomp/benchmarks/safenlp
 
 - `exact`: random networks and boxes. The property lies a thousandth below the least value that a mixed-integer
@@ -9,6 +10,8 @@
 - `planted`: a random network is positive but for a narrow bump of relus around a point, far from where the network
   itself is least, and no attack looks for it. "verified" is wrong. Its twin is the same network on the part of the box
   beside the bump, where it is positive.
+- `networks`: test images of the kept networks: verified by bounds, decided by `jb.verify`, attacked by PGD; and, in
+  `verification_networks.png`, how many are verified in how many seconds. A second run continues.
 - `instances`: folders as of VNN-COMP, with an `instances.csv` of rows onnx,vnnlib,timeout. A second run continues
   where the first stopped.
 
@@ -176,6 +179,27 @@ def run_instances(args: argparse.Namespace, save: Callable[[dict], None], consol
         files.picture(part["records"], args.out / "verification.png")
 
 
+def run_kept(args: argparse.Namespace, save: Callable[[dict], None], console: Console) -> None:
+    """Decides test images of kept networks; goes on after the images that an earlier run decided."""
+    import _verification_kept as images
+
+    part: dict[str, Any] = {"machine": machine(), "timeout": args.timeout, "records": []}
+    if args.known.get("timeout") == args.timeout:
+        part = args.known
+    done = {(record["network"], record["image"]) for record in part["records"]}
+    with bar(console) as progress:
+        for folder in args.networks:
+            todo = [i for i in range(args.count) if (folder.name, i) not in done]
+            task = progress.add_task(folder.name, total=len(todo))
+            for record in images.kept(folder, args.data_dir, todo, args.timeout):
+                part["records"].append(record)
+                save(part | {"summary": images.summary(part["records"])})
+                progress.advance(task)
+            jax.clear_caches()
+    console.print(table(images.summary(part["records"])))
+    images.picture(part["records"], args.timeout, args.out / "verification_networks.png")
+
+
 def bar(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
     return Progress(*columns, TimeElapsedColumn(), console=console)
@@ -201,6 +225,12 @@ def make_parser() -> argparse.ArgumentParser:
         part.add_argument("--seed", type=int, default=0, help="of the first instance")
         part.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="in turns")
         part.add_argument("--timeout", type=float, default=60, help="seconds a question")
+    part = parts.add_parser("networks")
+    folders = sorted((Path(__file__).parent / "networks").glob("*/"))
+    part.add_argument("--networks", nargs="+", type=Path, default=folders, help="folders of runs")
+    part.add_argument("--data-dir", help="a TFDS folder, or an npz file")
+    part.add_argument("--count", type=int, default=100, help="test images of each network")
+    part.add_argument("--timeout", type=float, default=60, help="seconds an image")
     part = parts.add_parser("instances")
     part.add_argument("--folder", nargs="+", type=Path, required=True)
     part.add_argument("--timeout", type=float, help="seconds each, instead of those of the files")
@@ -219,8 +249,10 @@ def main() -> None:
     report = json.loads(path.read_text()) if path.is_file() else {}
     console = Console(width=None if sys.stdout.isatty() else 120)
     save = lambda part: write(report | {args.part: part}, path)
-    if args.part == "instances":
-        args.known = report.get("instances", {})
+    args.known = report.get(args.part, {})
+    if args.part == "networks":
+        run_kept(args, save, console)
+    elif args.part == "instances":
         for folder in args.folder:
             if not (folder / "instances.csv").is_file():
                 parser.error(f"--folder is {folder}; expected a folder with an instances.csv")

@@ -17,7 +17,7 @@ from jaxbound._bounds.regions import is_region
 from jaxbound._decide.attack import with_points
 from jaxbound._decide.cells import THOROUGH, the_output
 from jaxbound._decide.question import Question
-from jaxbound._decide.search import Clock, Domain
+from jaxbound._decide.search import Domain
 from jaxbound._methods.prepare import Options, prepare
 from jaxbound._walks.alphas import best_starts, with_parameters
 from jaxbound._walks.rows import affine_rows, from_inputs, least
@@ -117,7 +117,6 @@ def apart(regions: Sequence[Any], flat) -> list[Any]:
 class BoxSpace:
     """Represents splits of the inputs' boxes; see `Space`. All clauses are bounded in the same boxes."""
 
-    sharpens = False
     floor = 0.0  # what clipping cuts off is positive, and nothing more is known of it
 
     def __init__(self, question: Question, leaves: Sequence[Any], lanes: int):
@@ -129,9 +128,6 @@ class BoxSpace:
         sides = ("lower", "upper")
         ends = [np.concatenate([np.ravel(getattr(r, side)) for r in regions]) for side in sides]
         return np.stack(ends), lower, open
-
-    def sharpen(self, clock: Clock) -> None:
-        """Keeps all as it is: operands are bounded in every box anew."""
 
     def bound(self, children: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list[Domain]:
         part = list(children) + [children[-1]] * (self.lanes - len(children))

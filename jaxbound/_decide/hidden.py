@@ -62,11 +62,8 @@ class HiddenSpace:
             lower,
         )
 
-    @property
-    def sharpens(self) -> bool:
-        return bool(self.inner)
-
     def sharpen(self, clock: Clock) -> None:
+        """Bounds inner operands over the whole regions once more, until time is over."""
         known = sharpened(self.question, self.inner, self.leaves, self.root.intermediates, clock)
         self.root = self.root._replace(intermediates=known)
 

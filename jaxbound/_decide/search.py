@@ -39,20 +39,14 @@ class Space(Protocol):
 
     Attributes:
       lanes: how many sub-domains it bounds at once.
-      sharpens: whether what all sub-domains share can be tightened, at a cost.
       floor: a lower bound of all clauses where no sub-domain is.
     """
 
     lanes: int
-    sharpens: bool
     floor: float
 
     def children(self, domains: Sequence[Domain], count: int) -> list[Any]:
         """Returns at most ``count`` sub-domains that together make up the given ones, not bounded yet."""
-        ...
-
-    def sharpen(self, clock: Clock) -> None:
-        """Makes tighter what all sub-domains share, until time is over."""
         ...
 
     def bound(self, children: Sequence[Any]) -> list[Domain]:

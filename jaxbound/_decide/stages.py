@@ -91,16 +91,25 @@ class Stages:
             return self.verdict("falsified", witness, "attack")
         if not left:
             return self.verdict("verified" if roots or self.decided.all() else "unknown")
-        # Most questions need few splits; only where they do not end soon, what is known of the whole regions is worth
-        # more time, and the search starts anew with it.
-        found = self._split(space, left, self.clock.part(FIRST if space.sharpens else 1), tell)
-        if found.status == "unknown" and space.sharpens and not self.clock.is_over:
-            space.sharpen(self.clock.part(SHARPENING))
-            left, self.open = [x for x in self._roots(space) if not x.proved], 0
-            if self.decided.all():
-                return self.verdict("verified")
-            if left:
-                found = self._split(space, left, self.clock, tell)
+        if isinstance(space, HiddenSpace) and space.inner:
+            return self._search_twice(space, left, tell)
+        return self._told(self._split(space, left, self.clock, tell))
+
+    def _search_twice(self, space: HiddenSpace, roots: list[Domain], tell) -> Verdict:
+        """Searches; where that does not end soon, tightens what is known of the whole regions and starts anew.
+
+        Most questions need few splits, and are answered sooner without.
+        """
+        found = self._split(space, roots, self.clock.part(FIRST), tell)
+        if found.status != "unknown" or self.clock.is_over:
+            return self._told(found)
+        space.sharpen(self.clock.part(SHARPENING))
+        left, self.open = [x for x in self._roots(space) if not x.proved], 0
+        if self.decided.all():
+            return self.verdict("verified")
+        return self._told(self._split(space, left, self.clock, tell) if left else found)
+
+    def _told(self, found: Outcome) -> Verdict:
         status = "unknown" if found.status == "interrupted" else found.status
         return self.verdict(status, found.witness, "branching")
 
