@@ -7,6 +7,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -244,6 +245,43 @@ def test_verification_of_files(run, verification, tmp_path, capsys):
     witness.write_text("sat\n((X_0 -0.5)\n (Y_0 0.5))")
     again = run(verification, "instances", "--folder", str(folder))["instances"]
     assert again["records"][1]["wrong"] == "the witness does not violate the property"
+
+
+@pytest.mark.slow
+def test_verification_of_kept_networks(run, verification, monkeypatch, tmp_path):
+    kept = importlib.import_module("_verification_kept")
+    images = np.zeros((4, 2, 2), np.uint8)
+    data = SimpleNamespace(x_test=images, y_test=np.array([0, 1, 0, 0]))
+    # Class 0 leads by 1 - |x| in the first pixel; another network is wrong where both pixels are large.
+    nets = {
+        "right": lambda v, x: jnp.stack([v - jnp.abs(x[0, 0]), 0.0]),
+        "wrong": lambda v, x: jnp.stack([v - jax.nn.relu(4 * x[0].sum() - 1), 0.0]),
+    }
+    recipe = SimpleNamespace(eps_test=(0.5,))
+    load = lambda run, data_dir: (
+        recipe,
+        data,
+        SimpleNamespace(apply=nets[Path(run).name]),
+        jnp.float32(1),
+    )
+    monkeypatch.setattr(kept.certify, "load", load)
+    options = ("networks", "--networks", "right", "wrong")
+
+    run(verification, *options, "--count", "2")
+    part = run(verification, *options, "--count", "3")["networks"]
+
+    assert [(r["network"], r["image"]) for r in part["records"]] == [
+        (name, image) for images in ([0, 1], [2]) for name in nets for image in images
+    ]
+    right, wrong = part["summary"]
+    for line, verified in ((right, True), (wrong, False)):
+        assert line["images"] == 3 and line["wrong"] == line["unknown"] == 0
+        assert line["clean"] == pytest.approx(100 / 3)
+        assert line["complete"] == line["PGD"] == pytest.approx(100 / 3 if verified else 100)
+        assert line["falsified"] == (0 if verified else 2)
+    assert right["any bound"] == pytest.approx(100 / 3) and wrong["any bound"] == 100
+    picture = tmp_path / "verification_networks.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_operations_count_every_turn_of_a_loop(monkeypatch):
