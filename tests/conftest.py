@@ -25,6 +25,8 @@ import hypothesis
 import jax
 import pytest
 
+collect_ignore = ["exported/make.py"]  # needs libraries that the tests do not
+
 # Traces are many small objects in few cycles: looking for these every 700 objects took a sixth of the time.
 gc.set_threshold(100_000, 50, 100)
 

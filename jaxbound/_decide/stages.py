@@ -96,7 +96,7 @@ class Stages:
         return self._told(self._split(space, left, self.clock, tell))
 
     def _search_twice(self, space: HiddenSpace, roots: list[Domain], tell) -> Verdict:
-        """Searches; where that does not end soon, tightens what is known of the whole regions and starts anew.
+        """Searches, and where that does not end soon, tightens what is known of the whole regions and starts anew.
 
         Most questions need few splits, and are answered sooner without.
         """
