@@ -58,16 +58,16 @@ class Stages:
         self.decided[(self.decided == "") & (self.lower > 0)] = stage
 
     def run(self, split: str, batch: int | None, steps: int, score: Score | None, tell) -> Verdict:
-        """Attacks, bounds the whole regions by intervals, then by lines, and splits what is left."""
+        """Bounds the whole regions by intervals, attacks, bounds them by lines, and splits what is left."""
         graph = trace(self.question.clauses, *self.question.args(self.leaves))
         check_supported(graph)
         splits_inputs = self._splits_inputs(graph, split)
-        witness = self.refuter.anywhere(np.ones(self.clauses, bool))
-        if witness is not None:
-            return self.verdict("falsified", witness, "attack")
         self.raise_to(np.asarray(_intervals(self.question, self.leaves)).max(1), "ibp")
         if self.decided.all():
             return self.verdict("verified")
+        witness = self.refuter.anywhere(self.decided == "")
+        if witness is not None:
+            return self.verdict("falsified", witness, "attack")
         (out,) = graph.outputs
         if self.clock.is_over or not (isinstance(out, Var) and out.uncertain):
             return self.verdict("unknown")

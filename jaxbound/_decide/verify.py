@@ -27,9 +27,10 @@ def verify(
 ) -> Verdict:
     """Decides whether ``fn(x) > 0`` in every element, for all x in the arguments' regions.
 
-    An attack searches for a witness; intervals, `crown` and `alpha_crown` for a proof; what they leave is split
-    into sub-domains until each is proved, one is refuted, or time is over. A search that takes more than a tenth of
-    the time starts anew, after operands were bounded once more over the whole regions, each by lines optimised for it.
+    Intervals prove what they can, at next to no cost; an attack searches for a witness of the rest, `crown` and
+    `alpha_crown` for a proof; what they leave is split into sub-domains until each is proved, one is refuted, or
+    time is over. A search that takes more than a tenth of the time starts anew, after operands were bounded once more
+    over the whole regions, each by lines optimised for it.
     All of it is computed in float64, whatever the types of ``fn`` and its arguments: "verified" holds up to the
     rounding of float64, and a witness is checked by ``fn`` itself, as it is and in its own types.
 
