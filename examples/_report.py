@@ -48,6 +48,8 @@ def rows(evaluation: training.Evaluation) -> dict[str, str]:
     for name, (error, images) in of_methods.items():
         first = "" if images == total else f" (first {images} images)"
         texts[name] = f"{100 * error:.2f}{first}"
+    if "complete" in verified:
+        texts["undecided images"] = str(evaluation.undecided)
     return texts | {"contradictions": str(max(evaluation.contradictions.values()))}
 
 

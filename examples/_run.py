@@ -29,6 +29,12 @@ METHODS = {
 }
 
 
+def _positive(text: str) -> float:
+    if not (value := float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not > 0")
+    return value
+
+
 def make_parser(preset: str, description: str | None) -> argparse.ArgumentParser:
     """The options of every run; those of one script alone are added to it."""
     parser = argparse.ArgumentParser(description=description)
@@ -50,6 +56,12 @@ def make_parser(preset: str, description: str | None) -> argparse.ArgumentParser
     parser.add_argument("--batch-size", type=int, help="images a step")
     parser.add_argument("--learning-rate", type=float, help="of a step, before it decays")
     parser.add_argument("--test-images", type=int, help="certify the first so many images only")
+    parser.add_argument(
+        "--complete",
+        type=_positive,
+        metavar="SECONDS",
+        help="decide each image that bounds and attack leave, in at most so many seconds",
+    )
     parser.epilog = "Radii eps are printed in 1/255, a grey level of an image; times in seconds."
     parser.set_defaults(default=preset, digits="digits")
     return parser
@@ -148,8 +160,16 @@ def describe(m: dict[str, float]) -> str:
     return f"eps {255 * m['eps']:.2f}/255 {losses} errors: {', '.join(shown)}"
 
 
-def certify(net, variables, preset: Preset, x: np.ndarray, y: np.ndarray, console: Console):
-    """Radius -> evaluation of the test images."""
+def certify(
+    net,
+    variables,
+    preset: Preset,
+    x: np.ndarray,
+    y: np.ndarray,
+    console: Console,
+    seconds: float | None = None,
+):
+    """Radius -> evaluation of the test images; what is left of them is decided in `seconds` an image."""
     evaluate = training.evaluator(
         net.apply,
         METHODS,
@@ -157,6 +177,7 @@ def certify(net, variables, preset: Preset, x: np.ndarray, y: np.ndarray, consol
         limits={"CROWN-LBP": preset.lbp_images},
         attack_steps=preset.pgd_steps,
         attack_restarts=preset.pgd_restarts,
+        complete=seconds and functools.partial(jb.verify, timeout=seconds),
     )
     evaluations = {}
     with Progress(console=console, transient=True) as progress:
@@ -222,7 +243,7 @@ def main(arguments: list[str] | None = None, preset: str = "smoke", description=
     run = trained(args, console)
     out, data, recipe, count = run.out, run.data, run.recipe, args.test_images
     x, y = data.x_test[:count].astype(np.float32) / 255, data.y_test[:count]
-    evaluations = certify(run.net, run.variables, recipe, x, y, console)
+    evaluations = certify(run.net, run.variables, recipe, x, y, console, args.complete)
     _report.print_table(console, f"{run.title}; {run.config['selection']}", evaluations)
     picture = os.path.join(out, "picture.png")
     draw(picture, run.title, run.net, run.variables, recipe, run.history, x[:6], y[:6])

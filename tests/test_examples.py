@@ -19,6 +19,7 @@ import pytest
 from rich.console import Console
 
 import jaxbound as jb
+from jaxbound import training
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
@@ -26,6 +27,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 import _data  # noqa: E402
 import _objective  # noqa: E402
 import _presets  # noqa: E402
+import _report  # noqa: E402
 import _run as example  # noqa: E402
 import _train  # noqa: E402
 
@@ -185,6 +187,20 @@ def test_a_killed_run_resumes_bit_for_bit(straight, npz, environment, tmp_path):
     assert str(parameters(expected)) == str(parameters(out))
     with open(expected / "results.json") as one, open(out / "results.json") as two:
         assert json.load(one)["evaluation"] == json.load(two)["evaluation"]
+
+
+def test_images_that_are_left_are_decided_in_a_time(capsys):
+    assert example.parse(["--complete", "2.5"]).complete == 2.5
+    with pytest.raises(SystemExit):
+        example.parse(["--complete", "0"])
+    assert "--complete: 0 is not > 0" in capsys.readouterr().err
+    ones = np.ones(3)
+    lower = {"IBP": np.array([0.5, -1, -1]), "complete": np.array([0.5, 0.1, -1])}
+    evaluation = training.Evaluation(ones, ones, lower, np.zeros(3, int))
+    rows = _report.rows(evaluation)
+    assert rows["verified, complete"] == "33.33" and rows["undecided images"] == "1"
+    del lower["complete"]
+    assert "undecided images" not in _report.rows(evaluation)
 
 
 def test_another_run_is_neither_continued_nor_lost(tmp_path):
