@@ -27,9 +27,9 @@ from jaxbound._program.trace import trace
 from jaxbound._rules.errors import check_supported
 from jaxbound._rules.linear_rules import linear_operands
 
-# Shares of the time that is left: of more attacks before the search, of a first search, and of tightening what is
-# known of the whole regions then.
-ATTACKING, FIRST, SHARPENING = 0.03, 0.1, 0.3
+# Shares of the time that is left: of a first search, of more attacks then, and of tightening what is known of the
+# whole regions.
+FIRST, ATTACKING, SHARPENING = 0.1, 0.03, 0.3
 FEW_INPUTS = 10  # up to so many uncertain inputs are split themselves, by default
 
 
@@ -85,8 +85,6 @@ class Stages:
         """Searches from the roots, one for every open clause or one for all; none if time is over."""
         left = [domain for domain in roots if not domain.proved]
         witness = self.refuter.near(left)
-        if witness is None and left:
-            witness = self.refuter.again(self.decided == "", self.clock.part(ATTACKING))
         if witness is not None:
             return self.verdict("falsified", witness, "attack")
         if not left:
@@ -103,9 +101,13 @@ class Stages:
         found = self._split(space, roots, self.clock.part(FIRST), tell)
         if found.status != "unknown" or self.clock.is_over:
             return self._told(found)
+        witness = self.refuter.again(self.decided == "", self.clock.part(ATTACKING))
+        if witness is not None:
+            return self.verdict("falsified", witness, "attack")
         space.sharpen(self.clock.part(SHARPENING))
-        left, self.open = [x for x in self._roots(space) if not x.proved], 0
+        left = [domain for domain in self._roots(space) if not domain.proved]
         if self.decided.all():
+            self.open = 0
             return self.verdict("verified")
         return self._told(self._split(space, left, self.clock, tell) if left else found)
 
