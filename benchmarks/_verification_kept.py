@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 sys.path.append(str(Path(__file__).parent.parent / "examples"))
 import certify
 
+MISSING = (certify._data.Unavailable, FileNotFoundError)
 METHODS = {"IBP": jb.ibp, "CROWN-IBP": jb.crown_ibp, "CROWN": jb.crown}
 STEPS, RESTARTS = 40, 5  # of the attack
 

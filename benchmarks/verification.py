@@ -191,10 +191,13 @@ def run_kept(args: argparse.Namespace, save: Callable[[dict], None], console: Co
         for folder in args.networks:
             todo = [i for i in range(args.count) if (folder.name, i) not in done]
             task = progress.add_task(folder.name, total=len(todo))
-            for record in images.kept(folder, args.data_dir, todo, args.timeout):
-                part["records"].append(record)
-                save(part | {"summary": images.summary(part["records"])})
-                progress.advance(task)
+            try:
+                for record in images.kept(folder, args.data_dir, todo, args.timeout):
+                    part["records"].append(record)
+                    save(part | {"summary": images.summary(part["records"])})
+                    progress.advance(task)
+            except images.MISSING as reason:
+                sys.exit(f"{folder}: {reason}")
             jax.clear_caches()
     console.print(table(images.summary(part["records"])))
     images.picture(part["records"], args.timeout, args.out / "verification_networks.png")
@@ -243,6 +246,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     parser = make_parser()
     args = parser.parse_args()
+    if args.part != "instances" and args.count < 1:
+        parser.error(f"--count is {args.count}; expected a positive integer")
     if args.timeout is not None and not args.timeout > 0:
         parser.error(f"--timeout is {args.timeout}; expected a number > 0")
     path = args.out / "verification.json"
@@ -258,8 +263,6 @@ def main() -> None:
                 parser.error(f"--folder is {folder}; expected a folder with an instances.csv")
         run_instances(args, save, console)
     else:
-        if args.count < 1:
-            parser.error(f"--count is {args.count}; expected a positive integer")
         run_random(args, save, console)
     print(f"wrote {path}")
 
