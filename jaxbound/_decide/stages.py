@@ -30,7 +30,7 @@ from jaxbound._rules.linear_rules import linear_operands
 # Shares of the time that is left: of a first search, of more attacks then, and of tightening what is known of the
 # whole regions.
 FIRST, ATTACKING, SHARPENING = 0.1, 0.03, 0.3
-FEW_INPUTS = 10  # up to so many uncertain inputs are split themselves, by default
+FEW_INPUTS = 16  # up to so many uncertain inputs are split themselves, by default
 
 
 class Stages:

@@ -43,7 +43,7 @@ def verify(
         programs, none of which is interrupted.
       batch: sub-domains at once; by default as many as suit the device and the function's size.
       split: "hidden" splits operands of non-linear functions of one variable, "input" the inputs' boxes; "auto"
-        takes "input" for up to ten uncertain inputs, and where ``fn`` has other non-linear functions.
+        takes "input" for up to 16 uncertain inputs, and where ``fn`` has other non-linear functions.
       steps: gradient steps for each sub-domain's lines and multipliers.
       attack: whether to search for witnesses by gradient descent too; without, only by the way.
       score: which operands to split first, a function of rows and gaps as `gap_at_split`; None: the best of several.
