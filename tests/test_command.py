@@ -56,6 +56,17 @@ def test_a_property_that_holds_is_unsat(files, capsys):
     assert capsys.readouterr().out == "unsat\n" == Path("new/result.txt").read_text()
 
 
+def test_an_answer_is_not_lost_where_it_cannot_be_written(files, capsys):
+    Path("file").touch()
+    assert verify("net.onnx", "unsat.vnnlib", "--out", "file/result.txt") == 5
+    shown = capsys.readouterr()
+    assert shown.out == "unsat\n" and "file" in shown.err
+    Path("instances.csv").write_text("net.onnx,sat.vnnlib,60\n")
+    arguments = "--instances", "instances.csv", "--results", "results.csv"
+    assert verify(*arguments, "--witnesses", "file") == 5
+    assert not Path("results.csv").exists()  # said before anything is decided
+
+
 def test_a_witness_is_written_with_its_outputs(files, capsys):
     assert verify("net.onnx", "sat.vnnlib", "--out", "result.txt", "--verbose") == 1
     shown = capsys.readouterr()
@@ -163,6 +174,7 @@ def test_an_error_is_a_line(files, capsys, name):
         ["bounds", "net.onnx", "--center", "x.npy", "--eps", "-1"],
         ["bounds", "net.onnx", "--center", "x.npy", "--eps", "inf"],
         ["bounds", "net.onnx", "--center", "x.npy", "--eps", "1", "--p", "0.5"],
+        ["bounds", "net.onnx", "--center", "x.npy", "--eps", "1", "--clip", "nan", "1"],
         ["bounds", "net.onnx", "--center", "x.npy", "--eps", "1", "--method", "none"],
     ],
 )
@@ -334,7 +346,7 @@ def test_bounds_that_are_infinite_are_null(files, capsys):
         (np.zeros(3), "has shape (3,); the network takes ('N', 2)"),
         (np.array([np.nan, 0]), "not finite"),
         (np.array(["a", "b"]), "no array of numbers"),
-        (np.array([{}, {}]), "allow_pickle"),
+        (np.array([{}, {}]), "x.npy holds no array that NumPy saved"),
     ],
 )
 def test_wrong_centers_are_named(files, capsys, array, reason):

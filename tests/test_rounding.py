@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -145,6 +146,32 @@ def test_boxes_around_a_point_are_rounded_outward():
     assert (double(box.lower) <= double(x) - eps).all()
     assert (double(box.upper) >= double(x) + eps).all()
     assert (double(jb.linf_ball(x, 0.1).lower) > double(x) - eps).any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_limits_of_a_domain_are_rounded_outward(dtype):
+    x = jnp.array([0.5], dtype)
+    for region in (
+        jb.linf_ball(x, 0.5, clip=(0.1, 0.9), rounding="real"),
+        jb.lp_ball(x, 0.5, 2, clip=(0.1, 0.9), rounding="real").clip,
+        jax.jit(lambda: jb.linf_ball(x, 0.5, clip=(0.1, 0.9), rounding="real"))(),
+    ):
+        assert Fraction(float(region.lower[0])) <= Fraction(1, 10)
+        assert Fraction(float(region.upper[0])) >= Fraction(9, 10)
+        assert 0.09 < region.lower[0] < region.upper[0] < 0.92
+    exact = jb.linf_ball(x, 0.75, clip=(0, 1), rounding="real")
+    assert (exact.lower[0], exact.upper[0]) == (0, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_is_added_at_indices_in_half_precision(dtype):
+    x, i = jnp.ones(3, dtype), jnp.array([0, 2])
+    for method in (jb.ibp, jb.crown):
+        found = method(lambda x: x.at[i].add(x[:2]), jb.Interval(x, x), rounding="real")
+        for low, high, value in zip(
+            double(found.lower), double(found.upper), (2, 1, 2), strict=True
+        ):
+            assert low <= value <= high and high - low < 2
 
 
 def test_the_radius_is_certified():

@@ -171,12 +171,33 @@ def linf_ball(x, eps, clip: tuple[Any, Any] | None = None, rounding: str | None 
         room = 2 * unit(x.dtype) * (wide(jnp.abs(x)) + wide(eps)) + smallest(x.dtype)
         lower, upper = lowered(lower, room), raised(upper, room)
     if clip is not None:
-        low, high = (jnp.asarray(end, x.dtype) for end in clip)
+        low, high = _limits(clip, x.dtype, rounding)
         outside = concrete((lower > high) | (upper < low) | (low > high))
         if outside is not None and outside.any():
             raise ValueError(f"clip=({clip[0]}, {clip[1]}) leaves nothing of the box around x")
         lower, upper = jnp.clip(lower, low, high), jnp.clip(upper, low, high)
     return Interval(lower, upper)
+
+
+def _limits(clip: tuple[Any, Any], dtype, rounding: str | None):
+    """Returns a domain's limits in a type; under ``rounding`` further outside, where they are no numbers of it."""
+    if rounding is None:
+        return [jnp.asarray(end, dtype) for end in clip]
+
+    def moved(given, move):
+        known = concrete(given)
+        if known is None:
+            end = given.astype(dtype)
+            same = wide(end) == wide(given)
+        else:
+            end = np.asarray(known).astype(dtype)
+            same = end.astype(float) == np.asarray(known, float)
+        return move(
+            jnp.asarray(end),
+            jnp.where(same, 0, 2 * unit(dtype) * wide(jnp.abs(end)) + smallest(dtype)),
+        )
+
+    return [moved(end, move) for end, move in zip(clip, (lowered, raised), strict=True)]
 
 
 def lp_ball(x, eps, p, clip: tuple[Any, Any] | None = None, rounding: str | None = None) -> Region:
@@ -215,7 +236,8 @@ def lp_ball(x, eps, p, clip: tuple[Any, Any] | None = None, rounding: str | None
         raise ValueError(f"eps has shape {eps.shape}; expected a scalar (a batch is jax.vmap)")
     limits = None
     if clip is not None:
-        low, high = (jnp.broadcast_to(jnp.asarray(end, x.dtype), x.shape) for end in clip)
+        check_rounding(rounding)
+        low, high = (jnp.broadcast_to(end, x.shape) for end in _limits(clip, x.dtype, rounding))
         outside = concrete(~((low <= x) & (x <= high)))
         if outside is not None and outside.any():
             raise ValueError(f"clip=({clip[0]}, {clip[1]}) does not hold all of x")

@@ -131,7 +131,7 @@ def add_bounds(part: argparse.ArgumentParser) -> None:
     )
     part.add_argument(
         "--clip",
-        type=float,
+        type=number,
         nargs=2,
         metavar=("LOW", "HIGH"),
         help="the range that inputs have anyway",
@@ -149,6 +149,13 @@ def positive(text: str) -> float:
     value = float(text)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text} is not a number > 0")
+    return value
+
+
+def number(text: str) -> float:
+    value = float(text)
+    if math.isnan(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a number")
     return value
 
 

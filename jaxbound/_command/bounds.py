@@ -56,7 +56,10 @@ def read_centers(args: argparse.Namespace, model: onnx.Model) -> list[Any]:
         raise ValueError(f"--center has {len(args.center)} files; expected one for each of {names}")
     found = []
     for path, value in zip(args.center, model.inputs, strict=True):
-        array = np.load(path, allow_pickle=False)
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError):
+            raise ValueError(f"{path} holds no array that NumPy saved") from None
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
             raise ValueError(f"{path} holds no array of numbers")
         if not np.isfinite(array).all():

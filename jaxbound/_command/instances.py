@@ -96,6 +96,8 @@ def run_instances(
     Yields:
       the line of each instance that was decided now, None for one that was before.
     """
+    if witnesses is not None:
+        witnesses.mkdir(parents=True, exist_ok=True)
     wanted = {instance.key for instance in instances}
     is_kept = lambda row: row["verdict"] != "error" or key(row) not in wanted
     known = {key(row) for row in open_results(results, is_kept)}

@@ -28,9 +28,9 @@ def run(args: argparse.Namespace, started: float) -> int:
         if args.out is not None:
             write_whole(args.out, "error\n")
         raise
+    print(found.text, end="", flush=True)
     if args.out is not None:
         write_whole(args.out, found.text)
-    print(found.text, end="")
     if args.verbose:
         seconds = time.monotonic() - started
         print(f"jaxbound: {found.verdict} in {seconds:.2f} s, {summary(found)}", file=sys.stderr)

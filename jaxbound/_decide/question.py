@@ -26,7 +26,9 @@ class Verdict:
       status: "verified", "falsified" or "unknown".
       witness: of a falsified function, its arguments with a NumPy array of the region in place of every region, at
         which it is not positive; else None.
-      lower: a proved lower bound of every element of its value (with ``any_axis``, of the greatest along it).
+      lower: a proved lower bound of every element of its value (with ``any_axis``, of the greatest along it). 0 where
+        parts of the inputs were cut off of which only "positive" is known: ``status`` and ``decided`` say what is
+        proved.
       decided: which stage proved or refuted each of these elements: "ibp", "crown", "alpha_crown", "branching",
         "attack", or "" where it is open.
       nodes: how many sub-domains were bounded.

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxbound._bounds.interval import Interval, smallest
@@ -165,8 +166,7 @@ def symmetric(x) -> Interval:
 
 def sizes_of(rule, operands, params, of=None) -> list[Interval]:
     """Returns what an interval rule makes of sizes, in the wide type: ``of`` all operands, or of uncertain ones."""
-    if "preferred_element_type" in params:
-        params = {**params, "preferred_element_type": None}
+    params = _widened(params)
 
     def operand(x):
         if not is_float(x):
@@ -181,6 +181,18 @@ def sizes_of(rule, operands, params, of=None) -> list[Interval]:
         return [Interval(-found, found)]
     found = rule.bound(*operands, **params)
     return found if isinstance(found, list) else [found]
+
+
+def _widened(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters for operands in the wide type."""
+    found = dict(params)
+    if "preferred_element_type" in found:
+        found["preferred_element_type"] = None
+    if (update := found.get("update_jaxpr")) is not None:
+        zeros = [wide(jnp.zeros(v.aval.shape, v.aval.dtype)) for v in update.invars]
+        body = functools.partial(jax.core.eval_jaxpr, update, found["update_consts"])
+        found["update_jaxpr"] = jax.make_jaxpr(body)(*zeros).jaxpr
+    return found
 
 
 def rounded(rule, operands, outs, params) -> list[Interval]:
