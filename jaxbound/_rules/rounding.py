@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxbound._bounds.interval import Interval, smallest
 from jaxbound._bounds.rounding import finite, moved, share, size, unit, wide
@@ -190,7 +191,7 @@ def _widened(params: Mapping[str, Any]) -> dict[str, Any]:
         found["preferred_element_type"] = None
     if (update := found.get("update_jaxpr")) is not None:
         zeros = [wide(jnp.zeros(v.aval.shape, v.aval.dtype)) for v in update.invars]
-        body = functools.partial(jax.core.eval_jaxpr, update, found["update_consts"])
+        body = jaxpr_as_fun(ClosedJaxpr(update, found["update_consts"]))
         found["update_jaxpr"] = jax.make_jaxpr(body)(*zeros).jaxpr
     return found
 
