@@ -133,6 +133,27 @@ def test_a_search_that_starts_anew_with_tighter_operands_is_right(monkeypatch):
         assert found.status == status and found.lower <= least - float(shift) + 1e-5
 
 
+def test_operands_of_products_are_bounded_once_more_too():
+    w, v = (np.random.default_rng(5).normal(size=n).astype("float32") for n in ((2, 4), (4, 4)))
+
+    def fn(x):
+        h = relu(x @ w) @ v
+        return (h[:2] * h[2:]).sum()
+
+    box = jb.linf_ball(jnp.zeros(2), 1.0)
+    asked, _ = pose(fn, (box,), None)
+    with in_float64():
+        before = bound_root(asked, [box]).intermediates
+        inner = inner_operands(asked, [box])
+        found = sharpened(asked, inner, [box], before, Clock(600.0))
+        h = np.maximum(np.asarray(samples(box, 2000), float) @ w, 0) @ v
+    assert len(inner) == 2
+    for name, z in zip(inner, (h[:, :2], h[:, 2:]), strict=True):
+        assert (np.asarray(found[name].lower) <= z + 1e-6).all()
+        assert (z - 1e-6 <= np.asarray(found[name].upper)).all()
+        assert (np.asarray(before[name].lower) <= np.asarray(found[name].lower)).all()
+
+
 def test_operands_that_are_bounded_once_more_hold_what_samples_reach():
     def fn(p, x):
         h = relu(x @ p[0])

@@ -105,7 +105,8 @@ def _gaps(question: Question, name: str, leaves, intermediates):
             missed, _ = scores_of(context, eqn, var, ones, (_missed,))
             gaps = jnp.maximum(gaps, missed[0])
         elif eqn.outputs[0] in context.lines:
-            gaps = jnp.maximum(gaps, context.env[var].width.ravel())
+            known = context.env[var]
+            gaps = jnp.maximum(gaps, (known.upper - known.lower).ravel())
     return jnp.where(jnp.isfinite(gaps), gaps, 0)
 
 

@@ -89,7 +89,7 @@ def through_lines(eqn: Equation, lines: Relaxation, outs, env: Mapping[Var, Any]
     for line in (lines.lower, lines.upper):
         found, pull = jax.vjp(line, *zeros)
         slopes = pull(jax.tree.map(jnp.ones_like, found))
-        steep = [all_ + jnp.abs(slope) for all_, slope in zip(steep, slopes, strict=True)]
+        steep = [most + jnp.abs(slope) for most, slope in zip(steep, slopes, strict=True)]
         constants.append(jax.tree.leaves(found))
     for row, *both in zip(outs, *constants, strict=True):
         most = jnp.maximum(*map(jnp.abs, both))
